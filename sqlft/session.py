@@ -11,7 +11,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from sqlft.catalog.attached import AttachedCatalog
 from sqlft.catalog.files import catalog_folder
-from sqlft.catalog.records import DEFAULT_PROJECT, Engine, Model, Version, View
+from sqlft.catalog.records import DEFAULT_PROJECT, Engine, KnowledgeBase, Model, Version, View
 from sqlft.catalog.store import Catalog
 from sqlft.errors import BudgetExceeded, CatalogError, NotFound, OptionError, did_you_mean
 from sqlft.handler import Alias, Range
@@ -156,7 +157,7 @@ STOP_LETTERS = ("s", "y")
 """First letters of answers that stop a training; '' is no answer, which stops it too."""
 
 
-MINDSDB_TABLES = ("models", "models_versions", "ml_engines", "handlers")
+MINDSDB_TABLES = ("models", "models_versions", "ml_engines", "handlers", "knowledge_bases")
 """Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
 
 
@@ -224,6 +225,35 @@ class Session:
             return own
         other = self.find_attached(project)
         return None if other is None else other.find_model(name)
+
+    def find_knowledge_base(self, name: str, project: str | None = None) -> KnowledgeBase | None:
+        """The knowledge base that a statement means, as `find_model` finds models; its `storage` is filled in."""
+        known = self.catalog.knowledge_bases
+        own = known.find(name, self.project) if project is None and self.project.lower() != DEFAULT_PROJECT else None
+        base = own or known.find(name, project)
+        if base is None and project is not None:
+            other = self.find_attached(project)
+            return None if other is None else other.find_knowledge_base(name)
+        return base if base is None or base.storage is not None else replace(base, storage=self.home_database)
+
+    def require_own_knowledge_base(self, base: KnowledgeBase) -> None:
+        """CatalogError for one of an attached database, which is only read here, and where nothing may be written."""
+        self.catalog.require_writing()
+        own = self.catalog.knowledge_bases.find(*base.key)
+        if own is None or (own.storage or self.home_database) != base.storage:
+            raise CatalogError(
+                f"The knowledge base '{base.storage}.{base.key.name}' is another database's, and only read here.",
+                "Open that database to change it.",
+            )
+
+    @cached_property
+    def home_database(self) -> str:
+        """The name of the database that the catalog lies beside: the one that was opened first."""
+        with self.con.cursor() as other_con:  # whose results are nobody's
+            row = other_con.execute(
+                "SELECT database_name FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1"
+            ).fetchone()
+        return str(row[0]) if row else "memory"
 
     def find_attached(self, database: str) -> AttachedCatalog | None:
         """The catalog beside an attached database; a project of this catalog goes before one of its name."""

@@ -27,7 +27,11 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FINDING = re.compile(r'finding\(\s*"(\w+)"')
 OTHERS = ("docs/shell.md", "docs/local")
 """Pages whose examples are tested where those who write them test theirs."""
-NEEDS = {"docs/statements/evaluate.md": "scipy", "docs/statements/report_model.md": "matplotlib"}
+NEEDS = {
+    "docs/statements/evaluate.md": "scipy",
+    "docs/statements/evaluate_knowledge_base.md": "scipy",
+    "docs/statements/report_model.md": "matplotlib",
+}
 DRAWN_BY_2 = ("docs/cost.md",)
 """Pages with a plan, which DuckDB 1 words in another way."""
 

@@ -12,13 +12,21 @@ if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
     from peft.tuners.lora import LoraLayer
-    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        BatchEncoding,
+        BitsAndBytesConfig,
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
     Model: TypeAlias = PreTrainedModel
     """A decoder as transformers loads it, or `base.torch_llama`'s, which is called alike."""
     Config: TypeAlias = PretrainedConfig
     Tokenizer: TypeAlias = PreTrainedTokenizerBase
     """transformers', or `base.tokenization.ChatTokenizer`, which does the same without it."""
+    Encoded: TypeAlias = BatchEncoding
+    """Texts as tokens, a list for each."""
     Layer: TypeAlias = torch.nn.Module
     """A linear layer, plain or quantised, or an MLP of three."""
     TrainedLayer: TypeAlias = LoraLayer

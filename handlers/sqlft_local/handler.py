@@ -23,6 +23,7 @@ from sqlft.handler import (
     Progress,
     RenderedRow,
     ReportStage,
+    Reranker,
     Trainer,
     TrainingSet,
 )
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from sqlft_local.train.loop import TrainingLoop
 
 
-class Local(Trainer, Embedder):
+class Local(Trainer, Embedder, Reranker):
     """Trains LoRA adapters and asks models, base and tuned, in this process."""
 
     engine_options = EngineOptions
@@ -355,8 +356,28 @@ class Local(Trainer, Embedder):
             raise NotSupported("A trained version makes no embeddings.", "Ask the model's version 1.")
         base = Path(model.base).expanduser()
         if not is_gguf(model.base):
+            self._use_threads()
             base = hub.pull(model.base, hub.print_progress)
         return embed.embed(base, _get_model_options(model), self.options.device, self.options.threads, texts)
+
+    def embedding_prefixes(self, model: ModelSpec) -> tuple[str, str]:
+        """As the base's folder or its preset says."""
+        from sqlft_local.predict import embed
+
+        return embed.read_prefixes(model.base, None if is_gguf(model.base) else hub.find_local_folder(model.base))
+
+    def rerank(self, pairs: Iterable[tuple[str, str]], model: ModelSpec, artifact: Artifact | None) -> Iterator[float]:
+        """A score a pair, by a cross-encoder: a folder or hub id with a sequence classification head."""
+        from sqlft_local.predict import embed
+
+        if artifact is not None or is_gguf(model.base):
+            raise NotSupported(
+                "A trained version and a GGUF file do not rerank.",
+                "Take a folder or a hub id of a cross-encoder, and ask the model's version 1.",
+            )
+        self._use_threads()
+        folder = hub.pull(model.base, hub.print_progress)
+        return embed.rerank(folder, _get_model_options(model), self.options.device, pairs)
 
     def score(
         self, conversations: Sequence[Sequence[Message]], model: ModelSpec, artifact: Artifact | None

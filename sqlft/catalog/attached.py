@@ -5,10 +5,11 @@ Called by the session, for names such as `db.m`.  Out: records whose project is 
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
-from sqlft.catalog.records import Engine, Model, ModelKey, Version, VersionKey
+from sqlft.catalog.records import Engine, KnowledgeBase, Model, ModelKey, Version, VersionKey
 from sqlft.catalog.store import Catalog
 
 
@@ -32,6 +33,19 @@ class AttachedCatalog:
         """The model of that name in any case; that of the default project comes first."""
         found = self._open().find_model(name)
         return None if found is None else self._rename(found)
+
+    def find_knowledge_base(self, name: str) -> KnowledgeBase | None:
+        """The knowledge base of that name in any case; its texts are in that database, its models are `db.m`."""
+        found = self._open().knowledge_bases.find(name)
+        if found is None:
+            return None
+        embedding, reranking = self._name_model(found.embedding_model), self._name_model(found.reranking_model)
+        return replace(found, storage=self.database, embedding_model=embedding, reranking_model=reranking)
+
+    def _name_model(self, name: str | None) -> str | None:
+        """A model of a record as it is named here: versions follow, projects of that catalog do not count."""
+        match = re.search(r"([^.]+(?:\.\d+)?)\Z", name or "")
+        return f"{self.database}.{match[1]}" if match else None
 
     def versions(self, name: str) -> list[Version]:
         """A model's versions, oldest first."""

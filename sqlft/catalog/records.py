@@ -152,6 +152,33 @@ class View:
 
 
 @dataclass(frozen=True)
+class KnowledgeBase:
+    """Texts that queries search; it shares the names of the models.  Its texts are in tables of the user's database."""
+
+    key: ModelKey
+    embedding_model: str | None = None
+    """The name of a model with `mode = 'embedding'`; None: words are searched only."""
+    reranking_model: str | None = None
+    content_columns: tuple[str, ...] = ("content",)
+    metadata_columns: tuple[str, ...] = ()
+    """Known with the first rows where they were not named."""
+    id_column: str | None = None
+    """None: the id is made of the content."""
+    storage: str | None = None
+    """The attached database that holds its tables; None in the catalog is the one that the catalog lies beside, whose
+    name `Session.find_knowledge_base` fills in."""
+    query: str | None = None
+    """FROM (SELECT …), as typed: what REFRESH reads."""
+    database: str | None = None
+    """The database of that query."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The other options of USING, and what ALTER made of them; secrets as references."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Of the last insert: started_at, finished_at, processed_rows, error, process."""
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Usage:
     """What one statement asked of one model version."""
 
@@ -226,7 +253,9 @@ class EvaluationRow(NamedTuple):
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME_FIELDS = ("created_at", "started_at", "finished_at")
-JSON_FIELDS = ("options", "findings", "details", "progress", "columns")
+JSON_FIELDS = (
+    *("options", "findings", "details", "progress", "columns", "content_columns", "metadata_columns", "state"),
+)
 R = TypeVar("R")
 VERSION_FIELDS = tuple(f.name for f in fields(Version) if f.name != "key")
 
@@ -254,7 +283,9 @@ def to_json(value: object) -> str:
         return json.dumps(_replace_nan(value), ensure_ascii=False, default=_convert_value)
 
 
-def record_to_columns(record: Engine | UserPrice | Model | View | Usage | Evaluation) -> dict[str, object]:
+def record_to_columns(
+    record: Engine | UserPrice | Model | View | KnowledgeBase | Usage | Evaluation,
+) -> dict[str, object]:
     """A record's fields as column values, but for its key; one that is made without a time is made now."""
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in ("key", "version")}
     if "created_at" in values:

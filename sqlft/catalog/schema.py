@@ -93,6 +93,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Where a view looks for its models first: the project that was in use when it was made.
         "ALTER TABLE views ADD COLUMN project TEXT",
     ),
+    (
+        """CREATE TABLE knowledge_bases (
+             folded TEXT NOT NULL, folded_project TEXT NOT NULL, name TEXT NOT NULL, project TEXT NOT NULL,
+             embedding_model TEXT, reranking_model TEXT, content_columns TEXT NOT NULL, metadata_columns TEXT NOT NULL,
+             id_column TEXT, storage TEXT, query TEXT, "database" TEXT, options TEXT NOT NULL, state TEXT NOT NULL,
+             created_at INTEGER NOT NULL, PRIMARY KEY (folded_project, folded)) WITHOUT ROWID""",
+    ),
 )
 
 

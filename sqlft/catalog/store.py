@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sqlft.catalog import files, records
 from sqlft.catalog.database import CatalogDatabase, format_placeholders, insert_row
+from sqlft.catalog.knowledge_bases import SELECT_NAMES, SELECT_PROJECTS, SELECT_USERS, KnowledgeBases, find_taken
 from sqlft.catalog.records import (
     DEFAULT_PROJECT,
     RUNNING,
@@ -67,6 +68,7 @@ class Catalog:
         self.folder = folder.absolute()
         self._db = CatalogDatabase(self.folder / "catalog.sqlite", read_only, untouched)
         self._names: frozenset[str] | None = None
+        self.knowledge_bases = KnowledgeBases(self._db, self._forget_names)
 
     @property
     def read_only(self) -> bool:
@@ -82,14 +84,14 @@ class Catalog:
         self._db.require_writing()
 
     def names(self) -> frozenset[str]:
-        """Models and views in lower case, as of the last `refresh` or own change."""
+        """Models, views and knowledge bases in lower case, as of the last `refresh` or own change."""
         known = self._names
         return self.refresh() if known is None else known
 
     def refresh(self) -> frozenset[str]:
         """`names`, read again if another connection or process has changed the catalog."""
         if self._db.has_changed() or self._names is None:
-            rows = self._db.fetch_rows("SELECT folded FROM models UNION SELECT folded FROM views")
+            rows = self._db.fetch_rows(SELECT_NAMES)
             self._names = frozenset(row[0] for row in rows)
         return self._names
 
@@ -136,7 +138,7 @@ class Catalog:
 
     def projects(self) -> list[str]:
         """All projects by name: the default one, those that were made, and those that have models."""
-        used = self._db.fetch_rows("SELECT folded_project AS folded, project AS name FROM models")
+        used = self._db.fetch_rows(SELECT_PROJECTS)
         created = self._db.fetch_rows("SELECT folded, name FROM projects")
         known = {DEFAULT_PROJECT: DEFAULT_PROJECT} | {row["folded"]: row["name"] for row in (*used, *created)}
         return [known[folded] for folded in sorted(known)]
@@ -157,7 +159,7 @@ class Catalog:
             insert_row(con, "projects", {"folded": name.lower(), "name": name, "created_at": now})
 
     def drop_project(self, name: str) -> None:
-        """Forget a project; NotFound, CatalogError for the default one and while it has models."""
+        """Forget a project; NotFound, CatalogError for the default one and while it has models or knowledge bases."""
         with self._db.write() as con:
             known = self.find_project(name)
             if known is None:
@@ -165,11 +167,13 @@ class Catalog:
                 raise NotFound(f"There is no project '{name}'.{near}", "SHOW PROJECTS lists them.")
             if known == DEFAULT_PROJECT:
                 raise CatalogError("The default project cannot be dropped.", "DROP MODEL removes its models.")
-            models = con.execute("SELECT name FROM models WHERE folded_project = ?", [name.lower()]).fetchall()
-            if models:
-                listed = " ".join(f"DROP MODEL {known}.{row['name']};" for row in models[:3])
-                more = f" (and {len(models) - 3} more)" if len(models) > 3 else ""
-                raise CatalogError(f"The project '{known}' has models.", f"{listed}{more} comes first.")
+            used = con.execute(f"{SELECT_USERS} WHERE folded_project = ?", [name.lower()]).fetchall()
+            if used:
+                listed = " ".join(f"DROP {row['kind']} {known}.{row['name']};" for row in used[:3])
+                more = f" (and {len(used) - 3} more)" if len(used) > 3 else ""
+                raise CatalogError(
+                    f"The project '{known}' has models or knowledge bases.", f"{listed}{more} comes first."
+                )
             con.execute("DELETE FROM projects WHERE folded = ?", [name.lower()])
 
     # prices
@@ -214,10 +218,8 @@ class Catalog:
         """Keep a view; AlreadyExists if a model, or unless `or_replace` a view, has its name."""
         folded = view.name.lower()
         with self._db.write() as con:
-            model = con.execute("SELECT 1 FROM models WHERE folded = ?", [folded]).fetchone()
-            if model or (not or_replace and self._is_view_name(con, view.name)):
-                what = "model" if model else "view"
-                raise AlreadyExists(f"There is a {what} '{view.name}' already.", "Choose another name.")
+            if taken := find_taken(con, view.name, "model", "knowledge base", *([] if or_replace else ["view"])):
+                raise AlreadyExists(f"There is a {taken} '{view.name}' already.", "Choose another name.")
             insert_row(con, "views", {"folded": folded, **records.record_to_columns(view)}, or_replace=True)
             self._names = None
 
@@ -231,8 +233,8 @@ class Catalog:
                 )
             self._names = None
 
-    def _is_view_name(self, con: sqlite3.Connection, name: str) -> bool:
-        return con.execute("SELECT 1 FROM views WHERE folded = ?", [name.lower()]).fetchone() is not None
+    def _forget_names(self) -> None:
+        self._names = None
 
     def table(self, name: str) -> pa.Table:
         """`sqlft.<name>` as it is shown, secrets hidden; NotFound."""
@@ -278,12 +280,10 @@ class Catalog:
             old = self._find_model_row(model.key)
             if old and or_replace:
                 self._delete_model(con, old)
-            if (old and not or_replace) or self._is_view_name(con, model.key.name):
-                what = "view" if or_replace or not old else "model"
-                raise AlreadyExists(
-                    f"There is a {what} '{model.key.name}' already.",
-                    f"Choose another name, or DROP {what.upper()} {model.key.name} first.",
-                )
+            taken = "model" if old and not or_replace else find_taken(con, model.key.name, "view", "knowledge base")
+            if taken:
+                advice = f"Choose another name, or DROP {taken.upper()} {model.key.name} first."
+                raise AlreadyExists(f"There is a {taken} '{model.key.name}' already.", advice)
             columns = records.record_to_columns(model) | _model_columns(model.key)
             del columns["active"]
             folders = {row[0] for row in con.execute("SELECT folder FROM models")}
@@ -311,8 +311,8 @@ class Catalog:
             row = self._model_row(key)
             self._refuse_running(con, row, "renamed")
             other = self._find_model_row(to)
-            if (other and other["id"] != row["id"]) or self._is_view_name(con, to.name):
-                raise AlreadyExists(f"There is a model or view '{to.name}' already.", "Choose another name.")
+            if (other and other["id"] != row["id"]) or find_taken(con, to.name, "view", "knowledge base"):
+                raise AlreadyExists(f"The name '{to.name}' is taken.", "Choose another name.")
             con.execute(
                 "UPDATE models SET folded = ?, folded_project = ?, name = ?, project = ? WHERE id = ?",
                 [*_model_columns(to).values(), row["id"]],

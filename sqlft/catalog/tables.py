@@ -93,6 +93,12 @@ TABLE_DEFINITIONS = {
         "(SELECT *, coalesce(project, 'mindsdb') AS its_project FROM views) t ORDER BY folded",
         "name text, schema text, sql text, project text = t.its_project",
     ),
+    "knowledge_bases": TableDefinition(
+        "knowledge_bases t ORDER BY folded_project, folded",
+        """name text, project text, embedding_model text, reranking_model text, content_columns json,
+           metadata_columns json, id_column text, storage text, query text, database text, options options, state json,
+           created_at time""",
+    ),
     "prices": TableDefinition(
         "prices t ORDER BY folded_engine, folded_model",
         """engine text, model text, input number, output number, cached_input number, training number,

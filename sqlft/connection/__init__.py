@@ -2,7 +2,7 @@
 
 Called from Python, by the shell and by whatever serves statements to others.  In: SQL, parameters, callbacks for what
 is worth showing meanwhile.  Out: rows, relations, Arrow, data frames.  `opening` makes a connection, `connection` runs
-statements, `fetching` reads results, `progress` draws bars.  Not here: what a statement does (`statements`, `query`).
+statements, `fetching` reads `results`, `progress` draws bars.  Not here: what a statement does (`statements`, `query`).
 """
 
 from sqlft.connection.connection import Connection

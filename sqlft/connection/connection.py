@@ -32,12 +32,14 @@ from sqlft.sql.statements import DescribeModel, Plain, Statement
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sqlft.connection.results import Result
     from sqlft.query import CompletedQuery, PlannedQuery
-    from sqlft.query.results import Result
     from sqlft.query.slices import SlicedQuery
 
 REMEMBERED_LENGTH = 2000
 """Characters up to which a text of DuckDB's own is remembered as such."""
+UNKNOWN_SETTING = 'parameter "sqlft_'
+"""In DuckDB's error about a setting of sqlft's own."""
 Query = str | duckdb.Statement
 T = TypeVar("T")
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -323,7 +325,7 @@ class Connection(ResultFetcher):
 
     def _recover(self, error: duckdb.Error, query: str, parameters: Parameters) -> None:
         """Run a query that failed as DuckDB's own, where what it lacks is ours or the caller's; else raise that."""
-        if isinstance(error, duckdb.CatalogException) and "sqlft_" in str(error):
+        if isinstance(error, duckdb.CatalogException) and UNKNOWN_SETTING in str(error):
             self._run_with_settings(query, lambda text: self._run_native(text, parameters))
             return
         is_ours = self._resolve_unknown_name(error, query)
@@ -385,7 +387,7 @@ class Connection(ResultFetcher):
         try:
             return run(query)
         except duckdb.CatalogException as e:
-            if "sqlft_" not in str(e) or not isinstance(query, str):
+            if UNKNOWN_SETTING not in str(e) or not isinstance(query, str):
                 raise
             from sqlft.session import inline_settings
 

@@ -1,7 +1,7 @@
 """The result of a connection's last statement, fetched in the ways that DuckDB's own client has.
 
 `connection` puts it there: rows that come slice by slice while models are asked, or a table.  Where it puts none,
-DuckDB's own connection holds the result, and is asked for it.  Not here: what a result is made of (`query.results`).
+DuckDB's own connection holds the result, and is asked for it.  Not here: what a result is made of (`results`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from sqlft.query.results import Result
+    from sqlft.connection.results import Result
     from sqlft.query.slices import SlicedQuery
 
 Relation = duckdb.DuckDBPyRelation
@@ -43,7 +43,7 @@ class ResultFetcher:
 
     def _open_result(self, sliced: SlicedQuery, query: str) -> None:
         from sqlft.connection.hints import explain_error
-        from sqlft.query.results import Result
+        from sqlft.connection.results import Result
 
         self.session.cleanup.append(sliced.close)
         try:
@@ -56,7 +56,7 @@ class ResultFetcher:
 
     def _set_result(self, rows: pa.Table | None) -> None:
         """Let rows be the result, or none; no result is open on DuckDB's connection until it is fetched."""
-        from sqlft.query.results import Result
+        from sqlft.connection.results import Result
 
         relation = self._con.sql(NO_ROWS) if rows is None else self._con.from_arrow(rows)
         self._result = Result(self._con, relation.limit(0), iter([relation]), lambda: None)
@@ -172,7 +172,7 @@ class ResultFetcher:
         return self._to_relation(self._result.table())
 
     def _to_relation(self, table: pa.Table) -> Relation:
-        from sqlft.query.results import make_relation
+        from sqlft.query.spool import make_relation
 
         relation: Relation = make_relation(self._con, table)
         return relation

@@ -29,7 +29,8 @@ INTERNAL_NAME = re.compile(r'"?__sqlft\w*"?(?:, )?')
 OWN_TABLES = """
 SELECT database_name, schema_name, name, database_name = current_database(),
        list_contains(current_schemas(true), schema_name) AND database_name IN (current_database(), 'temp')
-FROM (SELECT database_name, schema_name, table_name AS name FROM duckdb_tables() WHERE NOT internal
+FROM (SELECT database_name, schema_name, table_name AS name FROM duckdb_tables()
+      WHERE NOT internal AND schema_name <> 'sqlft_knowledge'
       UNION ALL SELECT database_name, schema_name, view_name FROM duckdb_views() WHERE NOT internal)"""
 
 

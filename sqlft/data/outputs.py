@@ -35,7 +35,8 @@ DERIVED_SUFFIXES = ("error", "usage", "logprob", "reasoning")
 """What a model has beside its answer's columns: <column>_error …, the same under each column's name."""
 INSTRUCTION = "Answer with JSON that fits this JSON schema, and with nothing else:\n"
 MAX_SHOWN_CHARACTERS = 300
-VECTOR_TYPE = "FLOAT[]"
+VECTOR_TYPE, SCORE_TYPE = "FLOAT[]", "DOUBLE"
+"""Types of the one column of models with mode = 'embedding' and 'rerank', which have no schema."""
 
 
 class OutputMismatch(ValueError):
@@ -92,12 +93,17 @@ class Outputs:
     @property
     def is_typed(self) -> bool:
         """Whether an answer is anything but a text."""
-        return self.schema is not None or self.is_vector
+        return self.schema is not None or self.is_vector or self.is_score
 
     @property
     def is_vector(self) -> bool:
         """Whether the answer is an embedding."""
         return self.schema is None and self.columns[0].type == VECTOR_TYPE
+
+    @property
+    def is_score(self) -> bool:
+        """Whether the answer is how well a text answers a question."""
+        return self.schema is None and self.columns[0].type == SCORE_TYPE
 
     @cached_property
     def kinds(self) -> tuple[JsonType, ...]:
@@ -121,6 +127,8 @@ class Outputs:
         """An answer's text as values for Arrow, one per column; OutputMismatch."""
         if self.is_vector:
             return (decode_vector(text),)
+        if self.is_score:
+            return (float(text),)
         if self.schema is None:
             return (text,)
         answer = _parse_answer(text)

@@ -82,8 +82,9 @@ def _find_exporter(resolved: ResolvedVersion) -> Exports:
             f"DESCRIBE {key} shows the provider's name of it (ARTIFACT), if it was trained there; a model of "
             "engine = 'local' can be exported.",
         )
-    if resolved.outputs.is_vector:
-        raise NotSupported(f"{key} makes embeddings, which no export has.", "Copy the base itself.")
+    if resolved.outputs.is_vector or resolved.outputs.is_score:
+        what = "makes embeddings" if resolved.outputs.is_vector else "gives scores"
+        raise NotSupported(f"{key} {what}, which no export has.", "Copy the base itself.")
     return resolved.handler
 
 

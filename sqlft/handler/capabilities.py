@@ -50,6 +50,14 @@ class ScoresAnswers(Protocol):
         """
 
 
+@runtime_checkable
+class HasEmbeddingPrefixes(Protocol):
+    """An Embedder some of whose models were trained with words before each text."""
+
+    def embedding_prefixes(self, model: ModelSpec) -> tuple[str, str]:
+        """What is put before a question, and before a text that is searched; '' for nothing.  Cheap."""
+
+
 LEARNT_START, LEARNT_END = "⟦", "⟧"
 """Around what is learnt of a row, where it is shown as plain text."""
 

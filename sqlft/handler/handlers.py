@@ -22,6 +22,7 @@ from sqlft.handler.values import (
     Notice,
     Progress,
     Request,
+    RowError,
     TrainingSet,
 )
 
@@ -160,5 +161,15 @@ class Embedder(Handler):
     """A handler that turns texts into vectors."""
 
     @abstractmethod
-    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
-        """One vector a text, in order; a `Vector` tells what it cost."""
+    def embed(
+        self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None
+    ) -> Iterator[Sequence[float] | RowError]:
+        """One vector per text, in order, or why it has none; a `Vector` tells what it cost."""
+
+
+class Reranker(Handler):
+    """A handler that tells how well texts answer a question."""
+
+    @abstractmethod
+    def rerank(self, pairs: Iterable[tuple[str, str]], model: ModelSpec, artifact: Artifact | None) -> Iterator[float]:
+        """A score between 0 and 1 for each (question, text), in order."""

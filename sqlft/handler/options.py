@@ -74,9 +74,9 @@ class LengthOptions:
 
 @dataclass
 class EmbeddingOptions:
-    """For `model_options` of an Embedder that answers too: with mode = 'embedding' a model gives vectors."""
+    """For `model_options` of an Embedder or Reranker that answers too: what a model gives in place of texts."""
 
-    mode: Annotated[str | None, "embedding gives vectors"] = None
+    mode: Annotated[str | None, "embedding gives vectors, rerank how well a text answers a question"] = None
 
 
 Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions | EmbeddingOptions)

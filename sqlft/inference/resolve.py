@@ -17,7 +17,7 @@ from sqlft import plugins
 from sqlft.catalog import files
 from sqlft.catalog.records import Engine, Model, ModelKey, Version
 from sqlft.data import Outputs, Prompt
-from sqlft.data.outputs import encode_vector
+from sqlft.data.outputs import SCORE_TYPE, VECTOR_TYPE, encode_vector
 from sqlft.errors import (
     CatalogError,
     NotFound,
@@ -38,6 +38,8 @@ from sqlft.handler import (
     Notice,
     Predictor,
     Request,
+    Reranker,
+    RowError,
     Vector,
 )
 from sqlft.options import build_options, drop_options, pick_answer_options, pick_options
@@ -275,16 +277,54 @@ def count_tokens(handler: Handler, texts: Sequence[str], model: ModelSpec) -> li
     return handler.count_tokens(texts, model) if isinstance(handler, CountsTokens) else None
 
 
-def embeds_texts(cls: type[Handler], options: Mapping[str, object]) -> bool:
-    """Whether a model's options ask for embeddings; NotSupported if the handler has none."""
+def find_number_type(cls: type[Handler], options: Mapping[str, object]) -> str | None:
+    """The type of what a model gives with mode = 'embedding' or 'rerank'; NotSupported if the handler cannot.
+
+    None for a model that answers.
+    """
     chosen = build_options(EmbeddingOptions, pick_options(options, EmbeddingOptions), "This model")
-    if chosen.mode is None or chosen.mode.lower() != "embedding":
-        return False
-    if not issubclass(cls, Embedder):
+    mode = (chosen.mode or "").lower()
+    if mode not in NUMBER_MODES:
+        return None
+    kind, number_type, what = NUMBER_MODES[mode]
+    if not issubclass(cls, kind):
         raise NotSupported(
-            f"The handler '{cls.__name__}' makes no embeddings.", "Use another engine, or leave mode = 'embedding' out."
+            f"The handler '{cls.__name__}' {what}.", f"Use another engine, or leave mode = '{mode}' out."
         )
-    return True
+    return number_type
+
+
+NUMBER_MODES: Mapping[str, tuple[type[Handler], str, str]] = {
+    "embedding": (Embedder, VECTOR_TYPE, "makes no embeddings"),
+    "rerank": (Reranker, SCORE_TYPE, "cannot tell how well a text answers a question"),
+}
+PAIR_SEPARATOR = "\u001e"
+PAIR_TEMPLATE = f"{{{{question}}}}{PAIR_SEPARATOR}{{{{text}}}}"
+"""The prompt of a model with mode = 'rerank', of which `RerankingPredictor` makes two texts again."""
+
+
+class RerankingPredictor(Predictor):
+    """Answers each request with the score of the pair in its last message."""
+
+    def __init__(self, handler: Reranker, model: ModelSpec, artifact: Artifact | None) -> None:
+        self._handler, self._model, self._artifact = handler, model, artifact
+
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Scores come in the order of the pairs."""
+        waiting: deque[int] = deque()
+
+        def pairs() -> Iterator[tuple[str, str]]:
+            for request in requests:
+                waiting.append(request.id)
+                question, _, text = request.messages[-1].content.partition(PAIR_SEPARATOR)
+                yield question, text
+
+        for score in self._handler.rerank(pairs(), self._model, self._artifact):
+            if not waiting:
+                raise ProviderError(
+                    "The handler gave more scores than it was given pairs.", "Tell those who wrote the handler."
+                )
+            yield Completion(waiting.popleft(), repr(float(score)))
 
 
 class EmbeddingPredictor(Predictor):
@@ -307,6 +347,9 @@ class EmbeddingPredictor(Predictor):
                 raise ProviderError(
                     "The handler gave more vectors than it was given texts.", "Tell those who wrote the handler."
                 )
+            if isinstance(vector, RowError):
+                yield Completion(waiting.popleft(), error=vector)
+                continue
             tokens, cost = (vector.input_tokens, vector.cost_usd) if isinstance(vector, Vector) else (None, None)
             output = None if tokens is None else 0
             yield Completion(

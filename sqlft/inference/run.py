@@ -25,6 +25,7 @@ from sqlft.handler import (
     Predictor,
     Progress,
     Request,
+    Reranker,
     RowError,
     SamplingOptions,
     read_options,
@@ -32,7 +33,7 @@ from sqlft.handler import (
 from sqlft.inference.background import BackgroundIterator
 from sqlft.inference.budget import CostTracker
 from sqlft.inference.cache import Cache, CacheRow, hash_prompt, hash_version
-from sqlft.inference.resolve import EmbeddingPredictor, ResolvedVersion, options_to_json
+from sqlft.inference.resolve import EmbeddingPredictor, RerankingPredictor, ResolvedVersion, options_to_json
 from sqlft.options import pick_answer_options
 from sqlft.redact import redact_error, redact_secrets
 from sqlft.session import Budget, QuerySettings, Session, Tick
@@ -43,6 +44,7 @@ LOOKUP_BATCH = 500
 STEP_SECONDS = 0.05
 BATCH_SIZE = 64
 """Answers taken before they are kept: what a crash can lose."""
+MAX_STORED = 10_000  # a vector has five times the size in the cache that it has in a table
 MAX_BATCH_SIZE = 1024
 """Answers taken at once where none is kept."""
 CLOSE_SECONDS = 2.0
@@ -164,6 +166,15 @@ class InferenceRun:
             if self.count_answered(end) > before:
                 return
             self._step(max(1, most))
+
+    def forget_answers(self, start: int, *, are_stored: bool = False) -> None:
+        """Let go of answers from prompt `start` on, which were read; many that are stored are not cached as well."""
+        for i in range(start, len(self.answers)):
+            if not isinstance(answer := self.answers[i], Answer) or answer.error is None:
+                self.answers[i] = ""
+        if are_stored and len(self.answers) > MAX_STORED and self._cache is not None and not self._settings.cache:
+            self._cache.flush()
+            self._cache = None
 
     def read_cache(self) -> bool:
         """Fill in what the cache knows of the first prompts; whether that is all there are."""
@@ -553,10 +564,12 @@ def _serialize_parameters(options: object) -> str:
 
 
 def open_predictor(resolved: ResolvedVersion, options: object) -> Predictor:
-    """The handler, ready to answer, or to embed."""
+    """The handler, ready to answer, to embed or to rerank."""
     handler = resolved.handler
     if resolved.outputs.is_vector and isinstance(handler, Embedder):
         return EmbeddingPredictor(handler, resolved.spec, resolved.artifact)
+    if resolved.outputs.is_score and isinstance(handler, Reranker):
+        return RerankingPredictor(handler, resolved.spec, resolved.artifact)
     return handler.open(resolved.spec, resolved.artifact, options)
 
 

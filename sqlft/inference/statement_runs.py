@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import repeat
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -31,6 +32,9 @@ USAGE_TYPE = pa.struct(
     ]
 )
 UNASKED = Answer(None)
+SHARED_WITH_MODELS = ("max_tokens",)
+"""Options that mean a model's answer, unless they stand behind an alias."""
+Settings = TypeVar("Settings")
 MAX_KEY_LENGTH = 64
 """Characters up to which a prompt is remembered as it is."""
 
@@ -122,7 +126,7 @@ class StatementRuns:
     def __init__(self, session: Session, cache: Cache, using: Mapping[str, object], statement: str) -> None:
         self._session, self._cache, self._using = session, cache, using
         self._statement = (uuid.uuid4().hex, redact_statement(statement))
-        self._prompt_tables: dict[tuple[VersionKey, str], PromptTable] = {}
+        self._prompt_tables: dict[tuple[VersionKey, Prompt, str], PromptTable] = {}
         self._accepted_names: dict[str, set[str]] = {}
         self._used_names: set[str] = set()
         self._limits: Budget | None = None
@@ -135,16 +139,21 @@ class StatementRuns:
             return resolved
         return dataclasses.replace(resolved, prompt=Prompt(str(template), resolved.prompt.system))
 
-    def prompt_table(self, resolved: ResolvedVersion, alias: str) -> PromptTable:
-        """The prompt table of a version; two references with the same options share one."""
+    def prompt_table(
+        self, resolved: ResolvedVersion, alias: str, more: Mapping[str, object] | None = None
+    ) -> PromptTable:
+        """The prompt table of a version; two references with the same options share one.
+
+        `more` are options that go over those of USING.
+        """
         engine_name = self._options_of_alias(alias).get("serve", self._using.get("serve"))
         if isinstance(engine_name, str):
             resolved = serve_with_engine(self._session, resolved, engine_name)
-        given = self._options_for(resolved, alias)
+        given = {**self._options_for(resolved, alias), **(more or {})}
         settings = build_options(QuerySettings, pick_options(given, QuerySettings), "This query")
         handlers_own = option_names(type(resolved.handler).predict_options)
         handler_options = {k: v for k, v in given.items() if k in handlers_own or k not in option_names(QuerySettings)}
-        key = (resolved.version.key, repr(sorted(given.items())))
+        key = (resolved.version.key, resolved.prompt, repr(sorted(given.items())))
         if key not in self._prompt_tables:
             options = resolved.predict_options(handler_options)
             limits = self._limits_for(alias)
@@ -169,6 +178,16 @@ class StatementRuns:
     def _options_of_alias(self, alias: str) -> Mapping[str, object]:
         """What USING says for this model alone."""
         return next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
+
+    def alias_settings(self, cls: type[Settings], alias: str, given: Mapping[str, object], what: str) -> Settings:
+        """What USING says for a relation that is no model, over what is `given`; USING may speak to its models, too."""
+        names = option_names(cls)
+        own_options = self._options_of_alias(alias)
+        check_option_names(own_options, names, what)
+        shared = {k: v for k, v in self._using.items() if k in names and k not in SHARED_WITH_MODELS}
+        self._accepted_names[alias.lower()] = names | option_names(QuerySettings)
+        self._used_names.update(shared, *([alias.lower()] if own_options else []))
+        return build_options(cls, {**given, **shared, **own_options}, what)
 
     def _options_for(self, resolved: ResolvedVersion, alias: str) -> dict[str, object]:
         """USING's keys that this model takes, with `alias.k = v` over them."""

@@ -19,10 +19,13 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
+from sqlft.catalog.records import KnowledgeBase
 from sqlft.errors import NotSupported, StatementError, debug
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import StatementRuns
+from sqlft.knowledge.tables import visible_chunks_sql
+from sqlft.options import option_names
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.bind import Binder
@@ -33,6 +36,8 @@ from sqlft.query.scope import BoundQuery
 from sqlft.query.slices import SlicedQuery, slice_query
 from sqlft.query.statements import (
     check_views,
+    read_change,
+    read_column_list,
     read_create,
     read_dotted_name,
     rewrite_as_query,
@@ -150,7 +155,8 @@ class Planner:
         word = _skip_parentheses(self._tokens).word
         if word in ("DESCRIBE", "DESC", "SHOW", "SUMMARIZE", "EXPLAIN", "COPY"):
             return self._plan_prefixed(word)
-        self._check_target(word)
+        if (written := self._write_target(word)) is not None:
+            return written
         if word == "CREATE" and any(t.word in ("MACRO", "FUNCTION") for t in self._tokens[:5]):
             return self._plan_macro()
         if word in ("UPDATE", "DELETE"):
@@ -163,19 +169,95 @@ class Planner:
                 pass
         return self._plan_parenthesized()
 
-    def _check_target(self, word: str) -> None:
-        """NotSupported where a statement would write into a model, or keep it for later."""
-        behind = {"INSERT": "INTO", "MERGE": "INTO", "DELETE": "FROM"}.get(word)
-        place = self._find_word(behind) if behind is not None else 0 if word in ("UPDATE", "TRUNCATE") else None
-        parts, _ = read_dotted_name(self._tokens, place + 1) if place is not None else ([], 0)
-        if parts and len(parts) < 3 and self._session.find_model(parts[-1], parts[-2] if parts[1:] else None):
+    def _write_target(self, word: str) -> PlannedQuery | None:
+        """What a statement did that writes into a knowledge base; NotSupported for a model, and for what is kept."""
+        verb = self._find_word("INSERT", "UPDATE", "DELETE", "MERGE") if word == "WITH" else 0
+        if word == "PREPARE" and _mentions_model(self._session, self._tokens):
+            raise NotSupported(
+                "PREPARE cannot keep a query that reads a model or a knowledge base.",
+                "Run the query itself; it takes parameters too.",
+            )
+        word = self._tokens[verb].word if verb is not None else ""
+        parts, end = self._find_target(word, verb)
+        if not parts or len(parts) > 2 or not self.is_model_name(parts[-1]):
+            return None
+        project = parts[-2] if parts[1:] else None
+        if self._session.find_model(parts[-1], project):
             raise NotSupported(
                 f"The model '{parts[-1]}' stands where only a table can.", "Write into a table; a model is only read."
             )
-        if word == "PREPARE" and _mentions_model(self._session, self._tokens):
+        base = self._session.find_knowledge_base(parts[-1], project)
+        if base is None:
+            return None
+        assert verb is not None
+        if word == "INSERT":
+            count = self._insert_into(base, verb, end)
+        elif word in ("UPDATE", "DELETE") and verb == 0:
+            count = self._change(base, word)
+        else:
             raise NotSupported(
-                "PREPARE cannot keep a query that reads a model.", "Run the query itself; it takes parameters too."
+                f"{word} cannot write into the knowledge base '{base.key.name}'.",
+                f"INSERT INTO {base.key.name} SELECT … replaces texts of the same id; DELETE FROM {base.key.name} "
+                "WHERE … removes texts.",
             )
+        return CompletedQuery(pa.table({"Count": pa.array([count], pa.int64())}))
+
+    def _find_target(self, word: str, verb: int | None) -> tuple[list[str], int]:
+        """The name of what a statement writes into, and the token behind it."""
+        behind = {"INSERT": "INTO", "MERGE": "INTO", "DELETE": "FROM"}.get(word)
+        place = self._find_word(behind) if behind is not None else verb if word in ("UPDATE", "TRUNCATE") else None
+        return ([], 0) if place is None else read_dotted_name(self._tokens, place + 1)
+
+    def _insert_into(self, base: KnowledgeBase, verb: int, behind_name: int) -> int:
+        """INSERT INTO knowledge_base [(columns)] query; how many rows."""
+        from sqlft.knowledge.insert import InsertSettings, insert_rows
+
+        span = self._find_insert_query(verb)
+        columns = read_column_list(self._tokens, behind_name)
+        before = [t.word for t in self._tokens if span is not None and t.end <= span.start]
+        if span is None or before[-1] == "DEFAULT" or self._text[span.end :].strip(" ;\n"):
+            raise NotSupported(
+                "INSERT INTO a knowledge base takes a query or VALUES, and nothing behind it.",
+                f"Write INSERT INTO {base.key.name} SELECT … [USING batch_size = …]: the same id replaces a text.",
+            )
+        own = option_names(InsertSettings)
+        options = {k: v for k, v in self._statement.using.items() if k.lower() in own}
+        using = {k: v for k, v in self._statement.using.items() if k not in options}
+        self._statement_runs = StatementRuns(self._session, self._cache, using, self._statement.text)
+        with_text = self._text[: self._tokens[verb].start]
+        query = self._plan_inner(f"{with_text}{self._text[span.start : span.end]}", span.start - len(with_text))
+        if columns:
+            query = f"SELECT * FROM ({query}\n) AS rows_({', '.join(map(quote_name, columns))})"
+        return insert_rows(self._session, self._statement_runs, base, query, options).rows
+
+    def _plan_inner(self, query: str, start: int) -> str:
+        """The text that DuckDB runs for a query inside a statement, its models asked."""
+        try:
+            bound = self._bind_query(query, start)
+        except (ast.NotASelect, ast.UnparsableQuery):
+            return query  # DuckDB runs it, or says what is wrong in its own words
+        return query if bound is None else self._run_bound(bound)
+
+    def _change(self, base: KnowledgeBase, word: str) -> int:
+        """UPDATE and DELETE of a knowledge base's texts; how many."""
+        from sqlft.knowledge.insert import delete_documents, update_documents
+
+        change = read_change(self._text, self._tokens)
+        if change is None:
+            raise NotSupported(
+                f"{word} of a knowledge base takes a condition, and no other clauses.",
+                f"Write DELETE FROM {base.key.name} WHERE …, or UPDATE {base.key.name} SET content = … WHERE id = ….",
+            )
+        where = "true"
+        if change.where:
+            alias = quote_name(change.alias)
+            chunks = f"({visible_chunks_sql(base, keeps_empty=True)}) AS {alias}"
+            place = f"coalesce({alias}.chunk, -1 - {alias}.__doc)"
+            chosen = self._plan_inner(f"SELECT {place} FROM {chunks} WHERE\n{change.where}", 0)
+            where = f"coalesce(chunk, -1 - __doc) IN ({chosen})"
+        if word == "DELETE":
+            return delete_documents(self._session, base, where)
+        return update_documents(self._session, self._statement_runs, base, dict(change.assignments), where)
 
     # -- cutting -----------------------------------------------------------------------------------------------------
 
@@ -256,6 +338,7 @@ class Planner:
         if bound is None:
             return UnchangedQuery()
         if not bound.scans:
+            self._statement_runs.check_using()
             return NativeQuery(head + ast.to_sql(bound.tree) + self._text[span.end :])
         dry = dry or [t.word for t in self._tokens[-3:]] == ["WITH", "NO", "DATA"]
         plan = self._plan(bound, streams=span.is_all and not dry)
@@ -291,19 +374,24 @@ class Planner:
         inner._statement_runs = self._statement_runs
         word = _skip_parentheses(inner._tokens).word
         span = inner._find_query(word)
+        if word == "INSERT" and span is not None and inner._is_knowledge_base(inner._find_target(word, 0)[0]):
+            only = f"{self.typed[:start]}{inner.typed[span.start : span.end]}"
+            planned = Planner(self._session, self._cache, self._statement, only).run()
+            return NativeQuery(only) if isinstance(planned, UnchangedQuery) else planned
         if word in ("UPDATE", "DELETE") and (rewrite := rewrite_as_query(inner._text, inner._tokens, word)) is not None:
             inner._text, span = rewrite[0], QuerySpan(0, len(rewrite[0]))
         if span is None:
             return UnchangedQuery()
         try:
-            return inner._plan_query(span, options)
+            planned = inner._plan_query(span, options)
         except ast.NotASelect:
             return UnchangedQuery()
+        return NativeQuery(self.typed[:start] + planned.sql) if isinstance(planned, NativeQuery) else planned
 
     def _rewrite_over_view(self, word: str) -> str | None:
         """DESCRIBE, SHOW, SUMMARIZE or COPY of a view that DuckDB does not know, as one of its query."""
         parts, i = read_dotted_name(self._tokens, 1)
-        if not parts or self._session.view(view_key(parts)) is None:
+        if not parts or (self._session.view(view_key(parts)) is None and not self._is_knowledge_base(parts)):
             return None
         name = self._text[self._tokens[1].start : self._tokens[i - 1].end]
         if word == "COPY":
@@ -313,10 +401,21 @@ class Planner:
                 columns = self._text[self._tokens[i].end : self._tokens[close].start]
                 i = close + 1
             rest = self._text[self._tokens[i].start :] if i < len(self._tokens) else None
+            if rest and rest[:4].upper() == "FROM" and self._is_knowledge_base(parts):
+                raise NotSupported(
+                    f"COPY cannot write into the knowledge base '{parts[-1]}'.",
+                    f"Write INSERT INTO {name} SELECT … FROM 'file'.",
+                )
             return rest and f"COPY (SELECT {columns} FROM {name}) {rest}"
         if word == "EXPLAIN" or i < len(self._tokens):
             return None
         return f"{'SUMMARIZE' if word == 'SUMMARIZE' else 'DESCRIBE'} SELECT * FROM {name}"
+
+    def _is_knowledge_base(self, parts: Sequence[str]) -> bool:
+        """Whether [project.]name is a knowledge base."""
+        if not 0 < len(parts) < 3 or not self.is_model_name(parts[-1]):
+            return False
+        return self._session.find_knowledge_base(parts[-1], parts[-2] if parts[1:] else None) is not None
 
     def _plan_macro(self) -> PlannedQuery:
         start = next((token.end for token in self._tokens if token.word == "AS"), len(self._text))
@@ -326,7 +425,7 @@ class Planner:
             bound = self._bind_query(text, 0)
             if bound is not None and bound.scans:
                 raise NotSupported(
-                    f"A macro cannot read a model, and this one reads '{bound.scans[0].resolved.model.key.name}'.",
+                    f"A macro cannot read a model, and this one reads '{bound.scans[0].name}'.",
                     "Make a view of it, or write the query out.",
                 )
         return UnchangedQuery()
@@ -343,7 +442,9 @@ class Planner:
             return self._plan_parenthesized()
         if bound is None:
             return UnchangedQuery()
-        return NativeQuery(statement(self._run_bound(bound))) if bound.scans else self._plan_parenthesized()
+        if bound.scans or self._registered_count:
+            return NativeQuery(statement(self._run_bound(bound)))
+        return self._plan_parenthesized()
 
     def _run_bound(self, bound: BoundQuery) -> str:
         if not bound.scans:
@@ -408,6 +509,13 @@ class Planner:
         if (model.key, number) not in self._resolved:
             self._resolved[model.key, number] = resolve(self._session, model.key, number)
         return self._statement_runs.override_prompt(self._resolved[model.key, number], alias)
+
+    def resolve_knowledge_base(self, schema: str, name: str) -> KnowledgeBase | None:
+        """See `NameResolver`."""
+        base = self._session.find_knowledge_base(name, schema or None) if self.is_model_name(name) else None
+        if base is not None:
+            self._registered_count += 1  # a query that only lists chunks reads something of ours, too
+        return base
 
     def resolve_table(self, catalog: str, schema: str, name: str) -> Node | None:
         """What stands for sqlft.<name>, for one of the tables of `mindsdb`, or for a view of ours."""

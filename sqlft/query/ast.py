@@ -391,6 +391,18 @@ def arguments(function: Node) -> list[Node]:
     return list(function.get("children", []))
 
 
+def array_items(query: Node) -> list[Node] | None:
+    """The values of `= ANY ([a, b])`, which DuckDB reads as a query over them."""
+    items = query.get("select_list", [])
+    if len(items) != 1 or (query.get("from_table") or {}).get("type", "EMPTY") != "EMPTY" or query.get("where_clause"):
+        return None
+    unnest = items[0]
+    if unnest.get("function_name") != "unnest" or len(arguments(unnest)) != 1:
+        return None
+    listed = arguments(unnest)[0]
+    return arguments(listed) or None if listed.get("function_name") == "list_value" else None
+
+
 def set_arguments(function: Node, values: list[Node]) -> None:
     """Give a function these arguments."""
     if "arguments" in function:

@@ -14,10 +14,12 @@ from typing import Protocol
 
 import duckdb
 
+from sqlft.catalog.records import KnowledgeBase
 from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.query import ast
 from sqlft.query.ast import Node
+from sqlft.query.retrieval import KnowledgeScan, NamesOfBlock, bind_search, list_chunks
 from sqlft.query.scope import (
     BoundQuery,
     ColumnUse,
@@ -26,6 +28,7 @@ from sqlft.query.scope import (
     ModelScan,
     QueryBlock,
     RelationColumns,
+    Scan,
     add_ctes,
     drop_schema,
     find_join_path,
@@ -35,6 +38,7 @@ from sqlft.query.scope import (
     remove_scans,
     select,
     select_expression,
+    write_conditions,
 )
 from sqlft.sql.names import format_name
 
@@ -48,6 +52,9 @@ class NameResolver(Protocol):
 
     def resolve_model(self, schema: str, name: str, number: int | None, alias: str) -> ResolvedVersion | None:
         """The version of a model that a name in FROM means."""
+
+    def resolve_knowledge_base(self, schema: str, name: str) -> KnowledgeBase | None:
+        """The knowledge base that a name in FROM means."""
 
     def resolve_table(self, catalog: str, schema: str, name: str) -> Node | None:
         """What stands in the place of a view over models or of one of sqlft's tables."""
@@ -68,7 +75,7 @@ class Binder:
         self._names, self._text, self._offset_of = names, text, offset_of
         self._con = con
         self.columns = RelationColumns(con, names.is_model_name)
-        self.scans: list[ModelScan] = []
+        self.scans: list[Scan] = []
         self.blocks: list[QueryBlock] = []
         self._readers: dict[int, tuple[Node, list[tuple[QueryBlock, Node]]]] = {}
         self._depth = 0
@@ -79,12 +86,14 @@ class Binder:
         self._visit(tree, None, (), None)
         for block in self.blocks:
             self._read_conditions(block)
-        for scan in self.scans:
+        for scan in [s for s in self.scans if isinstance(s, KnowledgeScan)]:
             self._find_uses(scan)
-        for scan in self.scans:
-            self._bind_scan(scan)
-        for scan in self.scans:
-            scan.is_read = scan.is_read and self._is_read(scan, tree)
+            self._bind_knowledge_base(scan)
+        models = [s for s in self.scans if isinstance(s, ModelScan)]
+        for model in models:
+            self._find_uses(model)
+        for model in models:
+            self._bind_scan(model)
         return BoundQuery(tree, self.scans, self.blocks, self._readers)
 
     # -- finding -----------------------------------------------------------------------------------------------
@@ -125,9 +134,9 @@ class Binder:
             before = len(self.scans)
             self._visit(node["right"], block, (*ctes, itself), None)
             if len(self.scans) > before:
-                name = self.scans[before].resolved.model.key.name
+                title = self.scans[before].title
                 raise NotSupported(
-                    f"The model '{name}' is read inside a recursive CTE: each step would wait for its answers.",
+                    f"The {title} is read inside a recursive CTE: each step would wait for its answers.",
                     "Keep the recursion in a table, and join the model to that.",
                 )
             return
@@ -156,6 +165,9 @@ class Binder:
             return
         resolved = None if catalog else self._names.resolve_model(schema, plain, number, node.get("alias", "") or plain)
         if resolved is None:
+            base = None if catalog else self._names.resolve_knowledge_base(schema, plain)
+            if base is not None:
+                self._add_knowledge_base(node, base, number, block)
             return
         if block is None or node.get("column_name_alias"):
             raise NotSupported(
@@ -164,9 +176,25 @@ class Binder:
         if node.get("sample"):
             raise NotSupported("A model has no rows to sample.", "Sample the table that it is joined to.")
         alias = node.get("alias", "") or resolved.model.key.name
-        scan = ModelScan(len(self.scans), node, resolved, alias, block)
+        self._add_scan(ModelScan(len(self.scans), node, alias, block, resolved=resolved))
+
+    def _add_knowledge_base(
+        self, node: Node, base: KnowledgeBase, number: int | None, block: QueryBlock | None
+    ) -> None:
+        name = base.key.name
+        if number is not None:
+            raise NotSupported(f"The knowledge base '{name}' has no versions.", f"Read {name}.")
+        if block is None or node.get("column_name_alias"):
+            raise NotSupported(
+                "The columns of a knowledge base cannot be renamed in its alias.",
+                "Rename them in the SELECT: docs.chunk_content AS text.",
+            )
+        alias, schema = node.get("alias", "") or name, ast.table_name(node)[1]
+        self._add_scan(KnowledgeScan(len(self.scans), node, alias, block, base=base, schema=schema))
+
+    def _add_scan(self, scan: Scan) -> None:
         self.scans.append(scan)
-        block.scans.append(scan)
+        scan.block.scans.append(scan)
 
     def _substitute_table(
         self, node: Node, replacement: Node, block: QueryBlock | None, ctes: tuple[Node, ...]
@@ -206,9 +234,9 @@ class Binder:
         for join in joins(node.get("from_table")):
             block.conditions += [Condition(c, join) for c in ast.conjuncts(join.get("condition"))]
 
-    def _find_uses(self, scan: ModelScan) -> None:
+    def _find_uses(self, scan: Scan) -> None:
         columns = scan.columns
-        alias, project = scan.alias.lower(), scan.resolved.model.key.project.lower()
+        alias, project = scan.alias.lower(), scan.project.lower()
         path = scan.join_path
         is_visible = not any(ast.join_type(j) in ("SEMI", "ANTI") and side == "right" for j, side in path)
         for node, nested, parameters in self._find_columns(scan.block.node, (), frozenset()):
@@ -233,7 +261,10 @@ class Binder:
                 scan.shows_all_columns = True
                 scan.rows.append(node)
             elif (
-                names[0] in columns and names[0] not in parameters and not self._is_other_column(names[0], nested, scan)
+                names[0] in columns
+                and names[0] not in parameters
+                and not (len(names) > 1 and self._is_alias(names[0], nested, scan.block))
+                and not self._is_other_column(names[0], nested, scan, any_column=scan.hides_inputs)
             ):
                 scan.uses.append(ColumnUse(node, names[0], False))
 
@@ -250,7 +281,9 @@ class Binder:
         if kind in ("COLUMN_REF", "STAR"):
             yield value, nested, parameters
         if kind == "LAMBDA":
-            parameters |= {n["column_names"][0].lower() for n in ast.walk(value.get("lhs")) if ast.is_column(n)}
+            is_json = ast.is_constant(value.get("expr"))  # metadata->'key', which DuckDB reads as a lambda too
+            names = {n["column_names"][0].lower() for n in ast.walk(value.get("lhs")) if ast.is_column(n)}
+            parameters |= set() if is_json else names
         if ast.is_select(value) and not top:
             nested = (*nested, value)
         is_order = value.get("type") == "ORDER_MODIFIER" and not nested
@@ -260,9 +293,15 @@ class Binder:
                     if not (is_order and found[0].get("class") == "STAR"):  # ORDER BY ALL
                         yield found
 
-    def _is_other_column(
-        self, name: str, nested: tuple[Node, ...], scan: ModelScan, *, any_column: bool = False
-    ) -> bool:
+    def _is_alias(self, name: str, nested: tuple[Node, ...], block: QueryBlock | None) -> bool:
+        """Whether a relation that an expression in a block can see has this name."""
+        seen = list(nested)
+        while block is not None:
+            seen.append(block.node)
+            block = block.outer
+        return any(name == ast.alias_of(leaf).lower() for node in seen for leaf in leaves(node.get("from_table")))
+
+    def _is_other_column(self, name: str, nested: tuple[Node, ...], scan: Scan, *, any_column: bool = False) -> bool:
         """Whether a bare name means a column of a subquery's table, or of the block's own where it is an input."""
         if any(name in self._columns_of_select(node, scan) for node in nested):
             return True
@@ -270,7 +309,7 @@ class Binder:
             return False
         return any(name in self._leaf_columns(table, scan.block) for table in self._tables_of(scan.block))
 
-    def _columns_of_select(self, node: Node, scan: ModelScan) -> frozenset[str]:
+    def _columns_of_select(self, node: Node, scan: Scan) -> frozenset[str]:
         block = next((b for b in self.blocks if b.node is node), None)
         scans = block.scans if block else ()
         models = frozenset(c for s in scans for c in s.columns)
@@ -294,11 +333,11 @@ class Binder:
 
     # -- binding -------------------------------------------------------------------------------------------------
 
-    def _bind_scan(self, scan: ModelScan) -> None:
+    def _bind_scan(self, scan: Scan) -> None:
         path = find_join_path(scan.block.node["from_table"], scan.node)
         if path is None:
             raise NotSupported(
-                f"The model '{scan.resolved.model.key.name}' stands where only a table can.",
+                f"The {scan.title} stands where only a table can.",
                 "Read it in a SELECT: … FROM table JOIN model ON ….",
             )
         self._check_joins(scan, path)
@@ -311,17 +350,67 @@ class Binder:
                 scan.bindings[name] = self._bind_same_name(scan, name, path)
         self._bind_shared_outputs(scan, path)
 
-    def _check_joins(self, scan: ModelScan, path: list[tuple[Node, str]]) -> None:
+    def _bind_knowledge_base(self, scan: KnowledgeScan) -> None:
+        """Read what is searched for; without that, the base is a query for all of its chunks."""
+        path = find_join_path(scan.block.node["from_table"], scan.node)
+        if path is None:
+            raise NotSupported(f"The {scan.title} stands where only a table can.", "Read it in a SELECT: … FROM docs.")
+        self._check_joins(scan, path)
+        shared = self._bind_shared(scan, "content", path)
+        using = list(path[-1][0].get("using_columns", [])) if path else []
+        written = list(scan.block.conditions)
+        self._bind_shared_outputs(scan, path)
+        names = NamesOfBlock(
+            self._con,
+            lambda column: self._find_alias(column, scan.block),
+            self.scans,
+            lambda message, next_step: self._make_error(scan, message, next_step),
+        )
+        if not bind_search(scan, names, shared):
+            self.scans.remove(scan)
+            scan.block.scans.remove(scan)
+            scan.block.conditions = [c for c in scan.block.conditions if any(c is w for w in written)]
+            if using:
+                path[-1][0]["using_columns"] = using
+            if scan.options:
+                write_conditions(scan.block)  # options are no conditions
+            sample = {k: v for k, v in scan.node.items() if k == "sample"}
+            scan.node.clear()
+            scan.node.update({**list_chunks(self._con, scan.base), "alias": scan.alias, **sample})
+            return
+        if scan.node.get("sample"):
+            raise NotSupported("What a search finds cannot be sampled here.", "Sample a query around it.")
+        for binding in scan.bindings.values():
+            for join, side in path:
+                if join is binding.holder and self._reads_other_side(scan, binding, join, side):
+                    self._check_preserved(scan, "content", join, side)
+
+    def _find_alias(self, column: Node, block: QueryBlock) -> str | None:
+        """The relation of a block that a column is of; None for one of a query around it."""
+        first, bare = column["column_names"][0].lower(), len(column["column_names"]) == 1
+        for leaf in leaves(block.node.get("from_table")):
+            scan = next((s for s in block.scans if s.node is leaf), None)
+            alias = (scan.alias if scan is not None else ast.alias_of(leaf)).lower()
+            if alias == first if not bare else first in self._leaf_columns(leaf, block):
+                return alias
+        return None
+
+    def _check_joins(self, scan: Scan, path: list[tuple[Node, str]]) -> None:
         for join, _ in path:
             direct = join is path[-1][0]
+            if scan.hides_inputs and direct and join.get("ref_type") == "NATURAL":
+                raise NotSupported(
+                    f"The {scan.title} cannot be joined with NATURAL JOIN.",
+                    f"Write ON {scan.alias}.content = table.column.",
+                )
             if join.get("ref_type") == "POSITIONAL" or (direct and join.get("ref_type") == "ASOF"):
                 kind = str(join["ref_type"])
                 raise NotSupported(
-                    f"A model cannot be joined with {kind} JOIN: its rows have no order.",
-                    "Use JOIN or LEFT JOIN: every row has one answer.",
+                    f"The {scan.title} cannot be joined with {kind} JOIN: its rows have no order.",
+                    "Use JOIN or LEFT JOIN.",
                 )
 
-    def _bind_shared(self, scan: ModelScan, name: str, path: list[tuple[Node, str]]) -> InputBinding | None:
+    def _bind_shared(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> InputBinding | None:
         """The binding of an input that USING or NATURAL makes one with a table's column."""
         if not path:
             return None
@@ -338,7 +427,7 @@ class Binder:
             [column], holder=join, is_hidden=True, is_shown_by_star=side == "left" and len(column["column_names"]) > 1
         )
 
-    def _bind_shared_outputs(self, scan: ModelScan, path: list[tuple[Node, str]]) -> None:
+    def _bind_shared_outputs(self, scan: Scan, path: list[tuple[Node, str]]) -> None:
         """USING and NATURAL over columns of the answer are equalities; the model's join keeps neither word."""
         if not path:
             return
@@ -354,7 +443,7 @@ class Binder:
             if name not in scan.columns:
                 raise self._make_error(
                     scan,
-                    f"USING ({name}): the model '{scan.resolved.model.key.name}' has no column '{name}'.",
+                    f"USING ({name}): the {scan.title} has no column '{name}'.",
                     f"It has {', '.join(scan.columns.values())}.",
                 )
             mine = ast.column(scan.alias, scan.columns[name])
@@ -378,20 +467,20 @@ class Binder:
                 return column
         return ast.column(name)
 
-    def _check_preserved(self, scan: ModelScan, name: str, join: Node, side: str) -> None:
+    def _check_preserved(self, scan: Scan, name: str, join: Node, side: str) -> None:
         if side in PRESERVED_SIDES.get(ast.join_type(join), ()):
             kind = ast.join_type(join)
             raise NotSupported(
-                f"The model '{scan.resolved.model.key.name}' has a row for every text there is, and this {kind} JOIN "
+                f"The {scan.title} has a row for every text there is, and this {kind} JOIN "
                 f"would keep those without a partner: the input '{name}' has no end of values.",
                 "Put the table on the side that is kept: FROM table LEFT JOIN model ON ….",
             )
 
-    def _bind_explicit(self, scan: ModelScan, name: str, path: list[tuple[Node, str]]) -> InputBinding | None:
+    def _bind_explicit(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> InputBinding | None:
         """The binding that a condition gives; StatementError for one that tries to and cannot."""
         tried: Condition | None = None
         for condition in scan.block.conditions:
-            mine = [u for u in _uses_in(scan, condition.node) if u.column == name.lower()]
+            mine = [u for u in scan.find_uses_in(condition.node) if u.column == name.lower()]
             if not mine:
                 continue
             binding = self._bind_condition(scan, name, condition.node, {id(u.node) for u in mine})
@@ -405,7 +494,7 @@ class Binder:
                 tried = condition
         if tried is not None:
             sql = ast.expression_sql(tried.node)[:200]
-            model = scan.resolved.model.key.name
+            model = scan.name
             raise self._make_error(
                 scan,
                 f"The condition {sql} does not say what '{name}' of the model '{model}' is: an equality "
@@ -414,29 +503,29 @@ class Binder:
             )
         return None
 
-    def _reads_other_side(self, scan: ModelScan, binding: InputBinding, join: Node, side: str) -> bool:
+    def _reads_other_side(self, scan: Scan, binding: InputBinding, join: Node, side: str) -> bool:
         if not any(ast.is_column(n) for tree in binding.trees for n in ast.walk(tree)):
             return False
         return side in PRESERVED_SIDES.get(ast.join_type(join), ())
 
-    def _bind_condition(self, scan: ModelScan, name: str, node: Node, mine: set[int]) -> InputBinding | None:
+    def _bind_condition(self, scan: Scan, name: str, node: Node, mine: set[int]) -> InputBinding | None:
         kind = node.get("type")
         if kind in EQUALITY_TYPES:
             for this, other in (("left", "right"), ("right", "left")):
-                if _is_input(node[this], mine) and not _uses_in(scan, node[other]):
+                if _is_input(node[this], mine) and not scan.find_uses_in(node[other]):
                     return InputBinding([node[other]])
         if kind == "COMPARE_IN" and _is_input(node["children"][0], mine):
             values = node["children"][1:]
-            if not any(_uses_in(scan, v) for v in values):
+            if not any(scan.find_uses_in(v) for v in values):
                 return InputBinding(values)
         if kind == "SUBQUERY" and node.get("subquery_type") == "ANY" and _is_input(node.get("child"), mine):
             query = node["subquery"]["node"]
-            if node.get("comparison_type") in EQUALITY_TYPES and not _uses_in(scan, query):
-                listed = _array_items(query)
+            if node.get("comparison_type") in EQUALITY_TYPES and not scan.find_uses_in(query):
+                listed = ast.array_items(query)
                 return InputBinding([], query) if listed is None else InputBinding(listed)
         if kind == "FUNCTION" and node.get("function_name") == "contains":
             looked_into, item = ast.arguments(node)
-            if _is_input(item, mine) and not _uses_in(scan, looked_into) and self._is_list(scan, looked_into):
+            if _is_input(item, mine) and not scan.find_uses_in(looked_into) and self._is_list(scan, looked_into):
                 return InputBinding([], select_expression(ast.expression("unnest(x)", x=looked_into)))
         if kind == "CONJUNCTION_OR":
             parts = [self._bind_condition(scan, name, c, mine) for c in _disjuncts(node)]
@@ -444,7 +533,7 @@ class Binder:
                 return InputBinding([v for p in parts if p is not None for v in p.values])
         return None
 
-    def _is_list(self, scan: ModelScan, expression: Node) -> bool:
+    def _is_list(self, scan: Scan, expression: Node) -> bool:
         """Whether `x IN expression` looks into a list, not `contains` into a text."""
         plain = remove_scans(scan.block.node["from_table"], scan.block.scans)
         query = add_ctes(select("unnest(x)", plain), scan.block.ctes)
@@ -455,9 +544,9 @@ class Binder:
             return False
         return True
 
-    def _bind_same_name(self, scan: ModelScan, name: str, path: list[tuple[Node, str]]) -> InputBinding:
+    def _bind_same_name(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> InputBinding:
         """The column of the input's name in the nearest table that has one."""
-        model, column_name = scan.resolved.model.key.name, format_name(name)
+        model, column_name = scan.name, format_name(name)
         for join, side in reversed(path):
             other = join["right" if side == "left" else "left"]
             tables = self._tables_of(scan.block, other)
@@ -477,64 +566,15 @@ class Binder:
             f"Give it one: WHERE {column_name} = '…', or JOIN {model} ON {model}.{column_name} = table.column.",
         )
 
-    def _find_unambiguous(self, tables: list[Node], name: str, scan: ModelScan) -> Node:
+    def _find_unambiguous(self, tables: list[Node], name: str, scan: Scan) -> Node:
         """The column by its table's alias; bare where tables share it by USING, or where it is ambiguous."""
         having = [leaf for leaf in tables if name.lower() in self._leaf_columns(leaf, scan.block)]
         alias = ast.alias_of(having[0])
         return ast.column(alias, name) if len(having) == 1 and alias else ast.column(name)
 
-    def _make_error(self, scan: ModelScan, message: str, next_step: str) -> StatementError:
+    def _make_error(self, scan: Scan, message: str, next_step: str) -> StatementError:
         """An error that points at a model."""
         return StatementError(message, self._text, self._offset_of(scan.node), next_step)
-
-    # -- what is read ----------------------------------------------------------------------------------------------
-
-    def _is_read(self, scan: ModelScan, tree: Node) -> bool:
-        """Whether anybody reads what the model answers; a query in FROM may give out what nobody takes."""
-        if scan.shows_all_columns:
-            return True
-        outputs = {n.lower() for n in (*scan.resolved.outputs.names, *scan.resolved.outputs.derived)}
-        uses = [u for u in scan.uses if u.column in outputs]
-        if not uses:
-            return False
-        names = self._find_output_names(scan, uses)
-        if names is None:
-            return True
-        inside = {id(n) for n in ast.walk(scan.block.node)}
-        for node in ast.walk(tree):
-            if id(node) in inside:
-                continue
-            if node.get("class") == "STAR" or node.get("ref_type") == "NATURAL":
-                return True
-            mentioned = [*node.get("column_names", []), *node.get("using_columns", [])]
-            if any(isinstance(n, str) and n.lower() in names for n in mentioned):
-                return True
-            aliases = {(scan.block.item or {}).get("alias", "").lower()}
-            if ast.is_column(node) and node["column_names"][-1].lower() in aliases - {""}:
-                return True
-        return False
-
-    def _find_output_names(self, scan: ModelScan, uses: list[ColumnUse]) -> set[str] | None:
-        """Names under which a query in FROM or WITH returns these columns; None if they are used otherwise."""
-        block = scan.block
-        entry = next((e for e, _ in self._readers.values() if ast.cte_query(e) is block.node), {})
-        if (block.item is None and not entry) or not ast.is_row_wise(block.node):
-            return None
-        if (block.item or {}).get("column_name_alias") or entry.get("value", {}).get("aliases"):
-            return None
-        names = set()
-        direct = {id(item): item for item in block.node["select_list"] if ast.is_column(item)}
-        for use in uses:
-            if id(use.node) not in direct:
-                return None
-            names.add((use.node.get("alias") or use.node["column_names"][-1]).lower())
-        return names
-
-
-def _uses_in(scan: ModelScan, tree: Node) -> list[ColumnUse]:
-    """Where a tree mentions a column of this very model."""
-    inside = {id(n) for n in ast.walk(tree) if ast.is_column(n)}
-    return [u for u in scan.uses if id(u.node) in inside]
 
 
 def _is_inside(block: QueryBlock | None, outer: QueryBlock) -> bool:
@@ -548,18 +588,6 @@ def _is_input(node: Node | None, mine: set[int]) -> bool:
     while node is not None and node.get("class") == "CAST":
         node = node["child"]
     return node is not None and id(node) in mine
-
-
-def _array_items(query: Node) -> list[Node] | None:
-    """The values of `= ANY ([a, b])`, which DuckDB reads as a query over them."""
-    items = query.get("select_list", [])
-    if len(items) != 1 or (query.get("from_table") or {}).get("type", "EMPTY") != "EMPTY" or query.get("where_clause"):
-        return None
-    unnest = items[0]
-    if unnest.get("function_name") != "unnest" or len(ast.arguments(unnest)) != 1:
-        return None
-    listed = ast.arguments(unnest)[0]
-    return ast.arguments(listed) or None if listed.get("function_name") == "list_value" else None
 
 
 def _disjuncts(node: Node) -> list[Node]:

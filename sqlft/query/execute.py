@@ -18,19 +18,24 @@ import pyarrow as pa
 from sqlft.data.prompts import is_nested_type, prompt_text_sql
 from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.statement_runs import PromptTable, StatementRuns
+from sqlft.knowledge.search import FOUND
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.plan import PushedLimit, QueryPlan, build_input_query, push_limit
+from sqlft.query.plan import PushedLimit, QueryPlan, build_input_query, make_plan, push_limit
+from sqlft.query.retrieval import ContextTable, KnowledgeScan, Search, SearchStep, build_search_options
 from sqlft.query.scope import (
     Condition,
     ModelScan,
     QueryBlock,
+    Scan,
     ScanRemover,
     add_ctes,
+    hide_columns,
     join_laterally,
-    joins,
     leaves,
+    rename_hidden_columns,
     select,
+    write_conditions,
 )
 from sqlft.session import Session
 from sqlft.sql.names import quote_name
@@ -96,17 +101,29 @@ class Execution:
         self.session, self.statement_runs, self.plan, self.text, self.dry = session, statement_runs, plan, text, dry
         self.reads_inputs = not dry
         """Whether input rows are fetched; EXPLAIN does, and asks nothing."""
+        self.searches: list[SearchStep] = []
+        """Knowledge bases that were searched."""
         self.casts: dict[str, str] = {}
         """By registered relation: the query that gives its columns their types.
 
         It is put into the text, since not every version of DuckDB has a tree for every type.
         """
-        self.prompt_tables = {s.number: statement_runs.prompt_table(s.resolved, s.alias) for s in plan.bound.scans}
+        self.prompt_tables = {
+            s.number: statement_runs.prompt_table(s.resolved, s.alias)
+            for s in plan.bound.scans
+            if isinstance(s, ModelScan)
+        }
+        for scan in plan.bound.scans:
+            if isinstance(scan, KnowledgeScan):
+                build_search_options(scan, statement_runs)
         statement_runs.check_using()
         detailed = [s.number for s in plan.bound.scans if any(n.endswith(DETAIL_SUFFIXES) for n in s.outputs)]
         for prompts in self.prompt_tables.values():
             prompts.inference_run.keeps_details = any(self.prompt_tables[n] is prompts for n in detailed)
         _name_columns(plan)
+        for scan in plan.bound.scans:
+            if scan.hides_inputs:
+                rename_hidden_columns(scan)
 
     def run_to_sql(self) -> str:
         """Ask all models; the query over their answers."""
@@ -116,14 +133,84 @@ class Execution:
 
     def ask_models(self) -> Iterator[ModelStep]:
         """Ask the models one after the other; yields each when its prompts are known, before it is asked."""
+        self.search_first(later=False)
         if self.reads_inputs:
             self._keep_volatile_rows()
         unasked = {s.number for s in self.plan.order}
         for scan in self.plan.order:
-            step = self.read_prompts(scan, unasked)
-            yield step
-            self.put_answers(step)
+            if isinstance(scan, ModelScan):
+                step = self.read_prompts(scan, unasked)
+                yield step
+                self.put_answers(step)
+            elif isinstance(scan, KnowledgeScan):
+                self._search(scan, unasked)
             unasked.discard(scan.number)
+
+    def search_first(self, *, later: bool) -> None:
+        """Search the knowledge bases that need no model's answer; what they have is a table to the plan then.
+
+        With `later` contexts are left to a query that is answered slice by slice, if it is one.
+        """
+        bound = self.plan.bound
+        first = list(itertools.takewhile(lambda s: isinstance(s, KnowledgeScan), self.plan.order))
+        if not first:
+            return
+        if self.reads_inputs:
+            self._keep_volatile_rows()
+        unasked = {s.number for s in self.plan.order}
+        if not later:
+            self._search_all(first, unasked)
+        elif any(s.gives_rows for s in first):
+            last = max(i for i, s in enumerate(first) if s.gives_rows)
+            self._search_all(first[: last + 1], unasked)
+        if self.plan.stream is None:
+            self._search_all([s for s in first if s in bound.scans], unasked)
+
+    def _search_all(self, scans: Sequence[Scan], unasked: set[int]) -> None:
+        bound = self.plan.bound
+        for scan in scans:
+            if isinstance(scan, KnowledgeScan):
+                self._search(scan, unasked)
+            unasked.discard(scan.number)
+            bound.scans.remove(scan)
+            scan.block.scans.remove(scan)
+        self.plan = make_plan(bound, streams=self.plan.streams)
+
+    def open_answers(self, scan: Scan) -> PromptTable | ContextTable:
+        """Where a model's answers, or the contexts of a knowledge base, are found by their inputs."""
+        if isinstance(scan, KnowledgeScan):
+            return ContextTable(self.session, self.statement_runs, scan)
+        return self.prompt_tables[scan.number]
+
+    def _search(self, scan: KnowledgeScan, unasked: set[int]) -> None:
+        """Search a knowledge base for the distinct inputs of the query, and put a relation of chunks in its place."""
+        import pyarrow.compute as pc
+
+        inputs, query, types = self._read_input_rows(scan, None, unasked)
+        search = Search(self.session, self.statement_runs, scan, types)
+        found = FOUND.empty_table()
+        if self.reads_inputs and scan.is_read and inputs.num_rows:
+            found = search.guess(inputs) if self.dry else search.find(inputs)
+        found_name = register_table(self.session, found)
+        rows = int(pc.sum(inputs.column("n")).as_py() or 0)
+        self.searches.append(SearchStep(scan, search, query, rows, inputs, found.num_rows))
+        key_columns = dict(zip(scan.inputs, _key_columns(scan), strict=True))
+        joined = {name for name in scan.inputs if self._is_joined(scan, name)}
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {"question_": pa.array(range(inputs.num_rows), pa.int64())}
+        shown = {}
+        for j, name in enumerate(scan.inputs):
+            if name in joined:
+                columns[key_columns[name]] = inputs.column(f"k{j}")
+            if name in scan.find_shown_inputs():
+                columns[scan.shown_column(name)] = inputs.column(f"k{j}")
+                shown[scan.shown_column(name)] = types[j]
+        if scan.shows_context:
+            columns[scan.context_column] = search.contexts(found_name, inputs.num_rows)
+        kept = [c for c in columns if c not in shown and c != "question_"]
+        keys_name = register_table(self.session, pa.table(columns))
+        name = new_relation_name()
+        self.casts[name] = search.relation_sql(found_name, keys_name, shown, kept)
+        self._replace(scan, ast.registered_table(name, scan.alias), types, joined, limited=False)
 
     def final_sql(self) -> str:
         """The query with relations of answers in the models' places."""
@@ -203,7 +290,7 @@ class Execution:
         self._replace(scan, relation, types, joined, limited=step.is_limited)
 
     def _read_input_rows(
-        self, scan: ModelScan, limit: PushedLimit | None, unasked: set[int]
+        self, scan: Scan, limit: PushedLimit | None, unasked: set[int]
     ) -> tuple[pa.Table, str, list[str]]:
         """The rows of a step's inputs, the query that gave them, and the inputs' types."""
         base = build_input_query(scan, self.plan, unasked)
@@ -220,14 +307,14 @@ class Execution:
         values = "".join(f", first(v{j}) AS v{j}" for j in kept)
         texts = ", ".join(f"decode(b{j}) AS k{j}" for j in count)
         groups = ", ".join(f"b{j}" for j in count)
-        inner = f"SELECT *, {keys} FROM ({self.to_sql(body)}) AS rows_"
-        query = f"SELECT {texts}{values}, count(*) AS n FROM ({inner}) AS keys_ GROUP BY {groups}"
-        if not self.reads_inputs:
-            query += " HAVING false"
+        place, order = (", row_number() OVER () AS place_", " ORDER BY min(place_)") if scan.gives_rows else ("", "")
+        inner = f"SELECT *, {keys}{place} FROM ({self.to_sql(body)}) AS rows_"
+        having = "" if self.reads_inputs else " HAVING false"
+        query = f"SELECT {texts}{values}, count(*) AS n FROM ({inner}) AS keys_ GROUP BY {groups}{having}{order}"
         table = self.session.con.sql(query).to_arrow_reader(100_000).read_all()
         return table, query, kinds
 
-    def _bind(self, scan: ModelScan, body: Node, unasked: set[int]) -> tuple[list[str], Node]:
+    def _bind(self, scan: Scan, body: Node, unasked: set[int]) -> tuple[list[str], Node]:
         """The types of the inputs; a correlated subquery's rows are those for every row of the queries around it."""
         block: QueryBlock = scan.block
         while True:
@@ -259,7 +346,7 @@ class Execution:
 
     # -- its place in the query --------------------------------------------------------------------------------------
 
-    def _is_joined(self, scan: ModelScan, name: str) -> bool:
+    def _is_joined(self, scan: Scan, name: str) -> bool:
         """Whether rows find their answers by this input; one that is the same for all rows needs no comparing."""
         binding = scan.bindings[name]
         if binding.query is not None:
@@ -275,7 +362,7 @@ class Execution:
             self.casts[name] = cast_relation_sql(name, all_casts)
         return ast.registered_table(name, scan.alias)
 
-    def _replace(self, scan: ModelScan, relation: Node, kinds: list[str], joined: set[str], *, limited: bool) -> None:
+    def _replace(self, scan: Scan, relation: Node, kinds: list[str], joined: set[str], *, limited: bool) -> None:
         """Put a relation of answers in the model's place, and comparisons of texts in that of its bindings."""
         block = scan.block
         path = scan.join_path
@@ -283,22 +370,23 @@ class Execution:
             binding = scan.bindings[name]
             bound = [c for c in block.conditions if c in binding.conditions]
             equal = self._make_equality(scan, j, kinds[j]) if name in joined else None
-            for condition in bound:
-                if equal is None:
+            for i, condition in enumerate(bound):
+                if equal is None or i:
                     block.conditions.remove(condition)
                 else:
                     condition.node = equal
             if not bound and equal is not None:
                 holder = binding.holder if binding.holder is not None else block.node
                 block.conditions.append(Condition(equal, holder))
-        hide_columns(scan, [k for n, k in zip(scan.inputs, _key_columns(scan), strict=True) if n in joined])
+        keys = [k for n, k in zip(scan.inputs, _key_columns(scan), strict=True) if n in joined]
+        hide_columns(scan, [*keys, *scan.extra_columns])
         scan.node.clear()
         scan.node.update(relation)
         if limited and path and path[-1][0].get("join_type") == "LEFT":
             path[-1][0]["join_type"] = "INNER"
         write_conditions(block)
 
-    def _make_equality(self, scan: ModelScan, j: int, kind: str) -> Node:
+    def _make_equality(self, scan: Scan, j: int, kind: str) -> Node:
         binding = scan.bindings[scan.inputs[j]]
         key = _encode_text(ast.column(scan.alias, _key_columns(scan)[j]))
         text = ast.expression(prompt_text_sql("x", kind))
@@ -321,7 +409,7 @@ class Execution:
         either["children"] = equalities
         return either
 
-    def bind_error(self, error: duckdb.Error, scans: Sequence[ModelScan]) -> Exception:
+    def bind_error(self, error: duckdb.Error, scans: Sequence[Scan]) -> Exception:
         """What DuckDB says of an input that it cannot bind, in the words of the model."""
         message = str(error)
         for scan in scans:
@@ -330,8 +418,7 @@ class Execution:
                 table = node["column_names"][0] if ast.is_column(node) and len(node["column_names"]) > 1 else ""
                 if table.lower() in joined and f'table "{table}" not found' in message:
                     return StatementError(
-                        f"An input of the model '{scan.resolved.model.key.name}' comes from '{table}', "
-                        "which is joined to the model's answer.",
+                        f"An input of the {scan.title} comes from '{table}', which is joined to the model's answer.",
                         self.text,
                         0,
                         f"Put the table first: FROM {table} JOIN …, or the condition on the answer into WHERE.",
@@ -352,13 +439,15 @@ def register_table(session: Session, table: pa.Table) -> str:
     return name
 
 
-def answer_casts(scan: ModelScan) -> dict[str, str]:
+def answer_casts(scan: Scan) -> dict[str, str]:
     """The types of answers that Arrow has no word for, by column."""
+    if not isinstance(scan, ModelScan):
+        return {}
     outputs = scan.resolved.outputs
     return {c.name: kind.text for c, kind in zip(outputs.columns, outputs.kinds, strict=True) if kind.needs_cast}
 
 
-def _key_columns(scan: ModelScan) -> list[str]:
+def _key_columns(scan: Scan) -> list[str]:
     return [f"__sqlft_k{scan.number}_{j}" for j in range(len(scan.inputs))]
 
 
@@ -381,75 +470,11 @@ def _name_columns(plan: QueryPlan) -> None:
     """Give columns that have no alias the name that their text would have given them, before the text changes."""
     changed = {id(s.node) for s in plan.bound.scans}
     for scan in plan.bound.scans:
-        hidden = {n.lower() for n, b in scan.bindings.items() if b.is_hidden}
-        changed |= {id(u.node) for u in scan.uses if u.qualified and u.column in hidden}
+        hidden = {n.lower() for n in scan.find_hidden_columns()}
+        changed |= {id(u.node) for u in scan.uses if (u.qualified or scan.hides_inputs) and u.column in hidden}
         changed |= {id(n) for n in scan.rows}
     for block in plan.bound.blocks:
         for item in block.node["select_list"]:
             if not item.get("alias") and item.get("class") != "STAR" and any(id(n) in changed for n in ast.walk(item)):
                 name = item["column_names"][-1] if ast.is_column(item) else ast.expression_sql(item)
                 item["alias"] = name.replace(ast.VERSION_DOT, ".")
-
-
-def hide_columns(scan: ModelScan, keys: Sequence[str]) -> None:
-    """Let stars, rows and qualified names see what the model shows, and nothing else."""
-    hidden = {
-        n: scan.hidden_column(n) for n, b in scan.bindings.items() if b.is_hidden and n in scan.find_shown_inputs()
-    }
-    for use in scan.uses:
-        name = next((n for n in hidden if n.lower() == use.column), None)
-        if use.qualified and name is not None:
-            use.node["column_names"][1] = hidden[name]
-    for node in scan.rows:
-        names = [(n, hidden.get(n, n)) for n in scan.inputs] + [(n, n) for n in scan.outputs]
-        fields = ", ".join(f"{quote_name(n)} := {quote_name(scan.alias)}.{quote_name(c)}" for n, c in names)
-        struct = ast.expression(f"struct_pack({fields})")
-        alias = node.get("alias", "")
-        node.clear()
-        node.update({**struct, "alias": alias})
-    leads = [n for n in hidden if scan.bindings[n].is_shown_by_star]
-    for star in scan.stars:
-        if leads and not star.get("relation_name"):
-            _exclude_from_star(star, [*keys, *(c for n, c in hidden.items() if n not in leads)])
-            columns = [scan.bindings[n].values[0]["column_names"] for n in leads]
-            tables = [{"table": table, "column": column} for table, column in (names[-2:] for names in columns)]
-            star["qualified_exclude_list"] = [*star.get("qualified_exclude_list", []), *tables]
-            star["rename_list"] = [
-                *star.get("rename_list", []),
-                *({"key": {"column": hidden[n]}, "value": n} for n in leads),
-            ]
-        elif star.get("relation_name"):
-            _exclude_from_star(star, keys)
-            star["rename_list"] = [
-                *star.get("rename_list", []),
-                *({"key": {"column": c}, "value": n} for n, c in hidden.items()),
-            ]
-        else:
-            _exclude_from_star(star, [*keys, *hidden.values()])
-
-
-def _exclude_from_star(star: Node, names: Sequence[str]) -> None:
-    if not names:
-        return
-    chosen = star.get("expr")
-    if star.get("columns") and chosen is not None and ast.is_constant(chosen):
-        star["expr"] = ast.expression("COLUMNS(lambda c: regexp_matches(c, x))", x=chosen)["expr"]
-        for inner in ast.walk(star["expr"]):
-            if inner.get("class") == "STAR":
-                inner["exclude_list"] = list(names)
-    elif chosen is None:
-        star["exclude_list"] = [*star.get("exclude_list", []), *names]
-
-
-def write_conditions(block: QueryBlock) -> None:
-    """Put a block's conditions back into its WHERE and its joins."""
-    block.node["where_clause"] = ast.conjunction([c.node for c in block.conditions if c.holder is block.node])
-    for join in joins(block.node.get("from_table")):
-        conditions = [c.node for c in block.conditions if c.holder is join]
-        kind = join.get("ref_type", "REGULAR")
-        if conditions:
-            join["ref_type"] = "REGULAR" if kind == "CROSS" else kind
-            join["is_implicit"] = False
-        elif kind == "REGULAR" and not join.get("using_columns"):
-            conditions = [ast.expression("true")]
-        join["condition"] = ast.conjunction(conditions)

@@ -19,8 +19,10 @@ from sqlft.inference.cache import Cache
 from sqlft.inference.estimate import InferenceEstimate, Interval, estimate_inference, estimate_unseen_prompts
 from sqlft.inference.run import InferenceRun
 from sqlft.inference.statement_runs import PromptTable
+from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.execute import Execution
+from sqlft.query.retrieval import SearchStep
 from sqlft.query.scope import ModelScan
 from sqlft.query.slices import SlicedQuery, slice_query
 from sqlft.session import Session, format_dollars
@@ -74,11 +76,12 @@ class Explainer:
     def __init__(self, session: Session, cache: Cache, execution: Execution, options: ExplainOptions) -> None:
         self._session, self._cache, self._execution, self._options = session, cache, execution, options
         self._models: list[ExplainedModel] = []
+        self._embeddings: list[ExplainedModel] = []
         self._began = time.monotonic()
 
     def run(self) -> pa.Table:
         """The plan as DuckDB's EXPLAIN gives one: a row of explain_key and explain_value."""
-        sliced = slice_query(self._execution)
+        sliced = slice_query(self._execution, streams_contexts=False)
         root, rows = self._explain_whole() if sliced is None else self._explain_slices(sliced)
         key = "analyzed_plan" if self._options.analyze else "physical_plan"
         value = self._format_json(root, rows) if self._options.as_json else self._format_text(root, rows)
@@ -95,14 +98,19 @@ class Explainer:
                 rows = model.prompt_table.inference_run.rows
                 if model.is_chained:
                     rows = max((m.estimate.rows for m in self._models), default=0)
-                self._add_estimate(model.scan, model.prompt_table, rows, may_stop=sliced.is_filtered)
+                if isinstance(model.scan, ModelScan) and isinstance(model.prompt_table, PromptTable):
+                    self._add_estimate(model.scan, model.prompt_table, rows, may_stop=sliced.is_filtered)
             row_count = None
             if self._options.analyze:
                 row_count = sum(slice_.to_arrow_reader(2048).read_all().num_rows for slice_ in sliced.chunks())
+            self._place_searches(node)
         finally:
             sliced.close()
         for explained in self._models:
             node = self._make_model_operator(explained, [node])
+        for scan in (m.scan for m in sliced.models if not isinstance(m.scan, ModelScan)):
+            note = "It is searched for answers of the model below, as context."
+            node = Operator(f"Knowledge Base {scan.name}", [note], [node], facts={"Knowledge Base": scan.name})
         return _insert_operator(outer, node), row_count
 
     # -- answered as a whole -------------------------------------------------------------------------------
@@ -118,7 +126,53 @@ class Explainer:
             node = self._make_model_operator(explained, [self._plan(step.query)])
             if not _replace_scan(root, step.columns, node):
                 root.children.append(node)
+        self._place_searches(root)
         return root, root.rows if analyzed else None
+
+    def _place_searches(self, root: Operator) -> None:
+        """Put an operator for each knowledge base where what was found in it is read."""
+        for step in self._execution.searches:
+            node = self._make_search_operator(step)
+            if not _replace_scan(root, step.columns, node):
+                root.children.append(node)
+
+    def _make_search_operator(self, step: SearchStep) -> Operator:
+        scan, options = step.scan, step.search.options
+        texts = step.texts()
+        kind = {"meaning": "by meaning", "words": "by words", "both": f"by meaning ({options.alpha:g}) and words"}
+        filters = " AND ".join(ast.expression_sql(made.node) for made in scan.filters)
+        lines = [f"Search: {kind[options.search]}", f"Best: {options.k}{' as context' if scan.gives_context else ''}"]
+        lines += [f"Filters: {filters}"] if filters else []
+        if options.min_relevance is not None:
+            lines.append(f"Relevance: {'>' if options.above else '>='} {options.min_relevance:g}")
+        lines += [f"Rows: {format_count(step.rows)}", f"Distinct Texts: {format_count(len(texts))}"]
+        facts: dict[str, object] = {
+            "Knowledge Base": scan.name,
+            "Search": options.search,
+            "Best": options.k,
+            "Filters": filters,
+            "Rows": step.rows,
+            "Distinct Texts": len(texts),
+        }
+        if options.search != "words" and scan.is_read:
+            prompts = step.search.open_questions(None if self._options.analyze else texts)
+            run = prompts.inference_run
+            waiting = [] if self._options.analyze else run.unanswered_prompts()
+            model = (self._session, self._cache, prompts.resolved, run.options)
+            estimate = estimate_inference(*model, len(texts), len(texts), waiting)
+            explained = ExplainedModel(estimate, prompts)
+            self._embeddings.append(explained)
+            lines += [f"Embedding Model: {prompts.resolved.version.key}", *_format_embedding(estimate)]
+            facts |= {"Embedding Model": str(prompts.resolved.version.key), "Estimate": _estimate_as_json(estimate)}
+            if self._options.analyze:
+                lines += _format_usage(run)
+        if self._options.analyze:
+            lines.append(f"Found: {format_count(step.found)}")
+            facts["Found"] = step.found
+        else:
+            lines.append("What it finds is not known yet: its rows are guessed.")
+        inputs = [self._plan(step.query)] if any(map(ast.is_column, scan.input_trees())) else []
+        return Operator(f"Knowledge Base {scan.name}", lines, inputs, facts=facts)
 
     # -- what is estimated and what happened ---------------------------------------------------------------
 
@@ -172,7 +226,8 @@ class Explainer:
 
     def _format_text(self, root: Operator, rows: int | None) -> str:
         if self._options.analyze:
-            runs = {id(m.prompt_table): m.prompt_table.inference_run for m in self._models}.values()
+            asked = [*self._models, *self._embeddings]
+            runs = {id(m.prompt_table): m.prompt_table.inference_run for m in asked}.values()
             costs = [run.cost_usd for run in runs]
             total = sum(cost for cost in costs if cost is not None)
             head = [
@@ -181,7 +236,7 @@ class Explainer:
                 *([] if rows is None else [f"Rows: {format_count(rows)}"]),
             ]
             return f"{format_operators(Operator('Summary', head))}\n{format_operators(root)}"
-        estimates = [m.estimate for m in self._models]
+        estimates = [m.estimate for m in [*self._models, *self._embeddings]]
         head = [
             f"Requests: {_format_range(_sum_ranges([e.asked for e in estimates]))}",
             f"Cost: {_format_range(_sum_ranges([e.cost_usd for e in estimates]), format_dollars)}",
@@ -248,6 +303,16 @@ def _format_estimate(estimate: InferenceEstimate) -> list[str]:
         earlier = f"from {estimate.earlier} earlier ones" if estimate.earlier else "there are no earlier ones"
         lines.append(f"Answers are estimated: {earlier}")
     return lines
+
+
+def _format_embedding(estimate: InferenceEstimate) -> list[str]:
+    """Of an estimate what is worth knowing of texts to embed."""
+    return [
+        f"Embedded Already: {format_count(estimate.cached)}",
+        f"To Embed: {_format_range(estimate.asked)}",
+        f"Cost: {_format_range(estimate.cost_usd, format_dollars)}",
+        f"Time: {_format_range(estimate.seconds, _format_duration)}",
+    ]
 
 
 def _format_usage(run: InferenceRun) -> list[str]:

@@ -15,14 +15,18 @@ from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.scope import (
     BoundQuery,
+    ColumnUse,
     Condition,
     ModelScan,
     QueryBlock,
+    Scan,
     ScanRemover,
     add_ctes,
     find_join_path,
+    is_filtering_join,
     join_laterally,
     leaves,
+    limit_and_offset,
     remove_scans,
     select,
     select_expression,
@@ -56,8 +60,8 @@ class StreamPlan:
     """The SELECTs around the block, outermost first, and the block's own."""
     tables: list[Node]
     """Relations of its FROM that are no models, in their order."""
-    stages: list[ModelScan]
-    """Its models, each after those whose answers it needs."""
+    stages: list[Scan]
+    """Its models and contexts, each after those whose answers it needs."""
     answer_conditions: list[Condition]
     """Conditions that read answers."""
     orders: list[Node] = field(default_factory=list)
@@ -72,9 +76,11 @@ class QueryPlan:
     """The models in the order in which they are asked, and how the rows of the query are returned."""
 
     bound: BoundQuery
-    order: list[ModelScan]
+    order: list[Scan]
     pushed_conditions: dict[int, list[Node]]
     """By block: conditions of the queries around it that hold for its rows too."""
+    streams: bool = False
+    """Whether rows may be returned slice by slice."""
     stream: StreamPlan | None = None
 
     def __str__(self) -> str:
@@ -86,9 +92,10 @@ class QueryPlan:
         for scan in self.order:
             inputs = ", ".join(f"{n} := {_format_trees(b.trees)}" for n, b in scan.bindings.items())
             where = build_input_query(scan, self, {s.number for s in self.order}).where
-            asked = "ask" if scan.is_read else "do not ask"
+            verb = "ask" if isinstance(scan, ModelScan) else "search"
+            asked = verb if scan.is_read else f"do not {verb}"
             below = f" where {' AND '.join(ast.expression_sql(c) for c in where)}" if where else ""
-            lines.append(f"{asked} {scan.resolved.version.key} ({inputs}){below}")
+            lines.append(f"{asked} {scan.key} ({inputs}){below}")
         lines.append("answer slice by slice" if self.stream is not None else "answer as a whole")
         return "\n".join(lines)
 
@@ -99,7 +106,9 @@ def _format_trees(trees: Sequence[Node]) -> str:
 
 def make_plan(bound: BoundQuery, *, streams: bool) -> QueryPlan:
     """The plan of a bound query; with `streams` its rows may be returned slice by slice."""
-    plan = QueryPlan(bound, _order_scans(bound), {})
+    for scan in bound.scans:
+        scan.is_read = scan.gives_rows or _is_read(scan, bound)
+    plan = QueryPlan(bound, _order_scans(bound), {}, streams)
     for block in bound.blocks:
         plan.pushed_conditions[id(block.node)] = _push_conditions(block, bound)
     if streams and bound.scans:
@@ -107,10 +116,56 @@ def make_plan(bound: BoundQuery, *, streams: bool) -> QueryPlan:
     return plan
 
 
+# -- what is read --------------------------------------------------------------------------------------------------
+
+
+def _is_read(scan: Scan, bound: BoundQuery) -> bool:
+    """Whether anybody reads what it answers; a query in FROM may give out what nobody takes."""
+    if scan.shows_all_columns:
+        return True
+    outputs = {n.lower() for n in scan.all_outputs}
+    uses = [u for u in scan.uses if u.column in outputs]
+    if not uses:
+        return False
+    names = _find_output_names(scan, uses, bound)
+    if names is None:
+        return True
+    inside = {id(n) for n in ast.walk(scan.block.node)}
+    for node in ast.walk(bound.tree):
+        if id(node) in inside:
+            continue
+        if node.get("class") == "STAR" or node.get("ref_type") == "NATURAL":
+            return True
+        mentioned = [*node.get("column_names", []), *node.get("using_columns", [])]
+        if any(isinstance(n, str) and n.lower() in names for n in mentioned):
+            return True
+        aliases = {(scan.block.item or {}).get("alias", "").lower()}
+        if ast.is_column(node) and node["column_names"][-1].lower() in aliases - {""}:
+            return True
+    return False
+
+
+def _find_output_names(scan: Scan, uses: list[ColumnUse], bound: BoundQuery) -> set[str] | None:
+    """Names under which a query in FROM or WITH returns these columns; None if they are used otherwise."""
+    block = scan.block
+    entry = next((e for e, _ in bound.readers.values() if ast.cte_query(e) is block.node), {})
+    if (block.item is None and not entry) or not ast.is_row_wise(block.node):
+        return None
+    if (block.item or {}).get("column_name_alias") or entry.get("value", {}).get("aliases"):
+        return None
+    names = set()
+    direct = {id(item): item for item in block.node["select_list"] if ast.is_column(item)}
+    for use in uses:
+        if id(use.node) not in direct:
+            return None
+        names.add((use.node.get("alias") or use.node["column_names"][-1]).lower())
+    return names
+
+
 # -- the order of asking -------------------------------------------------------------------------------------------
 
 
-def _order_scans(bound: BoundQuery) -> list[ModelScan]:
+def _order_scans(bound: BoundQuery) -> list[Scan]:
     """Each model after those whose answers it needs, else the innermost first."""
     left, order = list(bound.scans), []
     needs = {s.number: _find_needed_scans(s, bound) for s in bound.scans}
@@ -122,7 +177,8 @@ def _order_scans(bound: BoundQuery) -> list[ModelScan]:
                 "The models of this query wait for each other's answers.",
                 next_step="Let one of them take its inputs from a table.",
             )
-        best = max(ready, key=lambda s: (_count_levels(s.block), -s.number))
+        # Knowledge bases first: they are quick, and may leave rows without a chunk.
+        best = max(ready, key=lambda s: (not isinstance(s, ModelScan), _count_levels(s.block), -s.number))
         order.append(best)
         left.remove(best)
     return order
@@ -135,7 +191,7 @@ def _count_levels(block: QueryBlock) -> int:
     return depth
 
 
-def _find_needed_scans(scan: ModelScan, bound: BoundQuery) -> set[int]:
+def _find_needed_scans(scan: Scan, bound: BoundQuery) -> set[int]:
     """Numbers of the models that must be asked before this one."""
     needed: set[int] = set()
     inside = {id(n) for b in scan.bindings.values() for tree in b.trees for n in ast.walk(tree)}
@@ -156,7 +212,7 @@ def _find_needed_scans(scan: ModelScan, bound: BoundQuery) -> set[int]:
     return needed
 
 
-def _waits_for(inner: ModelScan, outer: ModelScan) -> bool:
+def _waits_for(inner: Scan, outer: Scan) -> bool:
     """Whether a model in a LATERAL query takes an input from the outer model."""
     trees = {id(n) for b in inner.bindings.values() for tree in b.trees for n in ast.walk(tree)}
     return any(id(u.node) in trees for u in outer.uses)
@@ -165,7 +221,7 @@ def _waits_for(inner: ModelScan, outer: ModelScan) -> bool:
 # -- what gives the input rows -------------------------------------------------------------------------------------
 
 
-def build_input_query(scan: ModelScan, plan: QueryPlan, unasked: set[int]) -> InputQuery:
+def build_input_query(scan: Scan, plan: QueryPlan, unasked: set[int]) -> InputQuery:
     """The relations and conditions that give a model its input rows, without models that are not asked yet."""
     block = scan.block
     waiting = [s for s in plan.bound.scans if s.number in unasked]
@@ -180,7 +236,7 @@ def build_input_query(scan: ModelScan, plan: QueryPlan, unasked: set[int]) -> In
         for c in block.conditions
         if c not in bindings
         and c.holder not in remover.kept_joins
-        and (c.holder is block.node or _is_filtering_join(c.holder, scan, path))
+        and (c.holder is block.node or is_filtering_join(c.holder, scan, path))
         and _keeps_partners(remover.copy_condition(c.node), c.holder, scan)
     ]
     pushed = plan.pushed_conditions[id(block.node)]
@@ -194,7 +250,7 @@ def build_input_query(scan: ModelScan, plan: QueryPlan, unasked: set[int]) -> In
 
 
 def join_value_lists(
-    scans: Sequence[ModelScan], remover: ScanRemover, relation: Node | None = None
+    scans: Sequence[Scan], remover: ScanRemover, relation: Node | None = None
 ) -> tuple[Node | None, dict[tuple[int, int], Node]]:
     """Beside the relation one for each input that takes the values of a list or a query; its column by input."""
     columns = {}
@@ -217,13 +273,7 @@ def join_value_lists(
     return relation, columns
 
 
-def _is_filtering_join(join: Node, scan: ModelScan, path: Sequence[tuple[Node, str]]) -> bool:
-    """Whether rows that a join's ON refuses need no answer of a model."""
-    kind = ast.join_type(join)
-    return kind == "INNER" or (kind == "LEFT" and any(j is join and side == "right" for j, side in path))
-
-
-def _keeps_partners(condition: Node | None, holder: Node, scan: ModelScan) -> bool:
+def _keeps_partners(condition: Node | None, holder: Node, scan: Scan) -> bool:
     """Whether a condition may leave out rows before the joins below it: not by what such a join makes NULL.
 
     A row that is left out early would leave its partner in a FULL JOIN alone, and the condition may hold for that.
@@ -240,7 +290,7 @@ def _keeps_partners(condition: Node | None, holder: Node, scan: ModelScan) -> bo
     return all(len(name) > 1 and name[0].lower() not in nullable for name in names)
 
 
-def _reads_tables(scan: ModelScan) -> bool:
+def _reads_tables(scan: Scan) -> bool:
     return any(ast.is_column(n) for b in scan.bindings.values() for t in b.trees for n in ast.walk(t))
 
 
@@ -326,7 +376,7 @@ def _without_alias(item: Node) -> Node:
     return {k: v for k, v in item.items() if k != "alias"}
 
 
-def reads_models(tree: Node, scans: Sequence[ModelScan], *, outputs_only: bool = False) -> bool:
+def reads_models(tree: Node, scans: Sequence[Scan], *, outputs_only: bool = False) -> bool:
     """Whether a tree mentions a column of a model, or holds a model."""
     inside = {id(n) for n in ast.walk(tree)}
     for scan in scans:
@@ -375,20 +425,12 @@ def _order_target(expression: Node, node: Node) -> Node | None:
     return expression
 
 
-def limit_and_offset(node: Node) -> tuple[Node | None, Node | None] | None:
-    """LIMIT and OFFSET as expressions; None where there is none, or one of percents."""
-    limit = ast.modifier(node, "LIMIT")
-    if limit is None or limit.get("limit_type", "ROW_COUNT") != "ROW_COUNT":
-        return None
-    return limit.get("limit"), limit.get("offset")
-
-
 def has_limit(node: Node) -> bool:
     """Whether a SELECT has LIMIT or OFFSET of any kind."""
     return ast.modifier(node, "LIMIT") is not None or ast.modifier(node, "LIMIT_PERCENT") is not None
 
 
-def push_limit(scan: ModelScan, plan: QueryPlan) -> PushedLimit | None:
+def push_limit(scan: Scan, plan: QueryPlan) -> PushedLimit | None:
     """ORDER BY and LIMIT for a model's input rows, where that gives the same rows; the model's join is INNER then."""
     block = scan.block
     limit, offset = limit_and_offset(block.node) or (None, None)
@@ -420,6 +462,8 @@ def _plan_stream(plan: QueryPlan) -> StreamPlan | None:
     if place is None:
         return None
     block, levels = place
+    if any(s.gives_rows for s in bound.scans):
+        return None
     scans = [s for s in plan.order if s.block is block]
     if not scans or not all(_is_plain_join(s) for s in scans):
         return None
@@ -457,7 +501,9 @@ def _find_levels(bound: BoundQuery) -> tuple[QueryBlock, list[Node]] | None:
     levels: list[Node] = []
     while node is not None and ast.is_select(node):
         levels.append(node)
-        block = blocks[id(node)]
+        block = blocks.get(id(node))
+        if block is None:  # what stands for a knowledge base that is not searched
+            return None
         is_block = bool(block.scans)
         plain = {k: v for k, v in node.items() if not (is_block and k in ("qualify", "sample"))}
         if not ast.is_row_wise(plain):
@@ -482,7 +528,7 @@ def _find_only_source(node: Node, bound: BoundQuery) -> Node | None:
     return None
 
 
-def _is_plain_join(scan: ModelScan) -> bool:
+def _is_plain_join(scan: Scan) -> bool:
     """Whether a model has one answer for each row of the tables, and no row goes or comes by its join alone."""
     path = scan.join_path
     others = [c for c in scan.block.conditions if c not in scan.conditions()]

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import duckdb
 
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.query import ast
 from sqlft.query.ast import Node
+from sqlft.sql.names import quote_name
 
 
 class ColumnUse(NamedTuple):
@@ -75,18 +77,20 @@ class QueryBlock:
     """The relation in the outer block's FROM that it is; None for a subquery in an expression."""
     ctes: tuple[Node, ...] = ()
     """WITH entries that it can read, outermost first."""
-    scans: list[ModelScan] = field(default_factory=list)
+    scans: list[Scan] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
 
 
-@dataclass
-class ModelScan:
-    """A model in a FROM clause."""
+@dataclass(eq=False)
+class Scan(ABC):
+    """A relation of ours in a FROM clause, which has rows for each combination of its inputs."""
+
+    hides_inputs: ClassVar[bool] = False
+    """Whether stars do not show its inputs, and tables' columns of the names of all of its columns go before."""
 
     number: int
     node: Node
     """Its place in the tree."""
-    resolved: ResolvedVersion
     alias: str
     block: QueryBlock
     uses: list[ColumnUse] = field(default_factory=list)
@@ -97,24 +101,52 @@ class ModelScan:
     """Where the alias stands for the whole row."""
     bindings: dict[str, InputBinding] = field(default_factory=dict)
     is_read: bool = True
-    """Whether anybody reads what the model answers."""
+    """Whether anybody reads what it answers."""
 
     @property
+    @abstractmethod
+    def name(self) -> str:
+        """As the catalog has it."""
+
+    @property
+    @abstractmethod
+    def project(self) -> str:
+        """That it is in."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """What a plan calls it: m.1."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What messages call it: model 'm'."""
+
+    @property
+    @abstractmethod
     def inputs(self) -> tuple[str, ...]:
-        """Names of the model's inputs."""
-        return self.resolved.prompt.inputs
+        """Names of its inputs."""
 
     @property
+    @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """The answer's columns, and those about it where they are mentioned: a star shows the answer only."""
-        derived = (n for n in self.resolved.outputs.derived if any(u.column == n.lower() for u in self.uses))
-        return (*self.resolved.outputs.names, *derived)
+        """Its columns that are no inputs, as far as they are read: a star shows those that are no details."""
+
+    @property
+    @abstractmethod
+    def all_outputs(self) -> tuple[str, ...]:
+        """Its columns that are no inputs."""
+
+    @property
+    def gives_rows(self) -> bool:
+        """Whether it may have none or several rows for a combination of inputs, and not always one."""
+        return False
 
     @property
     def columns(self) -> dict[str, str]:
         """All of its columns, by lower-case name."""
-        outputs = self.resolved.outputs
-        return {n.lower(): n for n in (*self.inputs, *outputs.names, *outputs.derived)}
+        return {n.lower(): n for n in (*self.inputs, *self.all_outputs)}
 
     def hidden_column(self, name: str) -> str:
         """The name of an input's column that is one with a table's."""
@@ -124,11 +156,30 @@ class ModelScan:
         """The column in which an input's values stand: its own, or the hidden one where a table has one so named."""
         return self.hidden_column(name) if self.bindings[name].is_hidden else name
 
+    def find_hidden_columns(self) -> dict[str, str]:
+        """Columns that are read under another name than that in which they stand, and that one."""
+        shown = self.find_shown_inputs()
+        return {n: self.hidden_column(n) for n, b in self.bindings.items() if b.is_hidden and n in shown}
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """The columns of the alias as a row."""
+        return (*self.inputs, *self.outputs)
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """Columns of what stands in its place that nobody sees."""
+        return ()
+
     def find_shown_inputs(self) -> list[str]:
         """Inputs whose values the result may show."""
-        binding = {id(n) for c in self.conditions() for n in ast.walk(c.original)}
-        mentioned = {u.column for u in self.uses if id(u.node) not in binding}
+        mentioned = {u.column for u in self.find_free_uses()}
         return [n for n in self.inputs if self.shows_all_columns or n.lower() in mentioned]
+
+    def find_free_uses(self) -> list[ColumnUse]:
+        """Where its columns are mentioned, but for the conditions that bind its inputs."""
+        binding = {id(n) for c in self.conditions() for n in ast.walk(c.original)}
+        return [u for u in self.uses if id(u.node) not in binding]
 
     @property
     def join_path(self) -> list[tuple[Node, str]]:
@@ -138,6 +189,47 @@ class ModelScan:
     def conditions(self) -> list[Condition]:
         """Those that bind its inputs."""
         return [c for b in self.bindings.values() for c in b.conditions]
+
+    def find_uses_in(self, tree: Node) -> list[ColumnUse]:
+        """Where a tree mentions one of its columns."""
+        inside = {id(n) for n in ast.walk(tree) if ast.is_column(n)}
+        return [u for u in self.uses if id(u.node) in inside]
+
+
+@dataclass(eq=False)
+class ModelScan(Scan):
+    """A model in a FROM clause."""
+
+    resolved: ResolvedVersion = field(kw_only=True)
+
+    @property
+    def name(self) -> str:
+        return self.resolved.model.key.name
+
+    @property
+    def project(self) -> str:
+        return self.resolved.model.key.project
+
+    @property
+    def key(self) -> str:
+        return str(self.resolved.version.key)
+
+    @property
+    def title(self) -> str:
+        return f"model '{self.name}'"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.resolved.prompt.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        derived = (n for n in self.resolved.outputs.derived if any(u.column == n.lower() for u in self.uses))
+        return (*self.resolved.outputs.names, *derived)
+
+    @property
+    def all_outputs(self) -> tuple[str, ...]:
+        return (*self.resolved.outputs.names, *self.resolved.outputs.derived)
 
 
 class RelationColumns:
@@ -234,12 +326,26 @@ def find_join_path(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
     return None
 
 
+def is_filtering_join(join: Node, scan: Scan, path: Sequence[tuple[Node, str]]) -> bool:
+    """Whether rows that a join's ON refuses need no answer of a model."""
+    kind = ast.join_type(join)
+    return kind == "INNER" or (kind == "LEFT" and any(j is join and side == "right" for j, side in path))
+
+
+def limit_and_offset(node: Node) -> tuple[Node | None, Node | None] | None:
+    """LIMIT and OFFSET as expressions; None where there is none, or one of percents."""
+    limit = ast.modifier(node, "LIMIT")
+    if limit is None or limit.get("limit_type", "ROW_COUNT") != "ROW_COUNT":
+        return None
+    return limit.get("limit"), limit.get("offset")
+
+
 @dataclass
 class BoundQuery:
     """A tree and the models in it."""
 
     tree: Node
-    scans: list[ModelScan]
+    scans: list[Scan]
     blocks: list[QueryBlock]
     readers: dict[int, tuple[Node, list[tuple[QueryBlock, Node]]]]
     """By WITH entry: who reads it, and as which relation."""
@@ -255,6 +361,79 @@ def drop_schema(tree: Node, alias: str) -> None:
             and names[0].lower() != alias.lower()
         ):
             del names[0]
+
+
+def rename_hidden_columns(scan: Scan) -> None:
+    """Let mentions of columns mean those in which their values stand."""
+    hidden = scan.find_hidden_columns()
+    for use in scan.uses:
+        name = next((n for n in hidden if n.lower() == use.column), None)
+        if name is not None and (use.qualified or scan.hides_inputs):
+            use.node["column_names"][: 1 + use.qualified] = [scan.alias, hidden[name]]
+
+
+def hide_columns(scan: Scan, keys: Sequence[str]) -> None:
+    """Let stars, rows and qualified names see what the model shows, and nothing else."""
+    hidden = scan.find_hidden_columns()
+    if not scan.hides_inputs:
+        rename_hidden_columns(scan)
+    for node in scan.rows:
+        names = [(n, hidden.get(n, n)) for n in scan.row_columns]
+        fields = ", ".join(f"{quote_name(n)} := {quote_name(scan.alias)}.{quote_name(c)}" for n, c in names)
+        struct = ast.expression(f"struct_pack({fields})")
+        alias = node.get("alias", "")
+        node.clear()
+        node.update({**struct, "alias": alias})
+    if scan.hides_inputs:
+        for star in scan.stars:
+            _exclude_from_star(star, [*keys, *hidden.values()])
+        return
+    leads = [n for n in hidden if scan.bindings[n].is_shown_by_star]
+    for star in scan.stars:
+        if leads and not star.get("relation_name"):
+            _exclude_from_star(star, [*keys, *(c for n, c in hidden.items() if n not in leads)])
+            columns = [scan.bindings[n].values[0]["column_names"] for n in leads]
+            tables = [{"table": table, "column": column} for table, column in (names[-2:] for names in columns)]
+            star["qualified_exclude_list"] = [*star.get("qualified_exclude_list", []), *tables]
+            star["rename_list"] = [
+                *star.get("rename_list", []),
+                *({"key": {"column": hidden[n]}, "value": n} for n in leads),
+            ]
+        elif star.get("relation_name"):
+            _exclude_from_star(star, keys)
+            star["rename_list"] = [
+                *star.get("rename_list", []),
+                *({"key": {"column": c}, "value": n} for n, c in hidden.items()),
+            ]
+        else:
+            _exclude_from_star(star, [*keys, *hidden.values()])
+
+
+def _exclude_from_star(star: Node, names: Sequence[str]) -> None:
+    if not names:
+        return
+    chosen = star.get("expr")
+    if star.get("columns") and chosen is not None and ast.is_constant(chosen):
+        star["expr"] = ast.expression("COLUMNS(lambda c: regexp_matches(c, x))", x=chosen)["expr"]
+        for inner in ast.walk(star["expr"]):
+            if inner.get("class") == "STAR":
+                inner["exclude_list"] = list(names)
+    elif chosen is None:
+        star["exclude_list"] = [*star.get("exclude_list", []), *names]
+
+
+def write_conditions(block: QueryBlock) -> None:
+    """Put a block's conditions back into its WHERE and its joins."""
+    block.node["where_clause"] = ast.conjunction([c.node for c in block.conditions if c.holder is block.node])
+    for join in joins(block.node.get("from_table")):
+        conditions = [c.node for c in block.conditions if c.holder is join]
+        kind = join.get("ref_type", "REGULAR")
+        if conditions:
+            join["ref_type"] = "REGULAR" if kind == "CROSS" else kind
+            join["is_implicit"] = False
+        elif kind == "REGULAR" and not join.get("using_columns"):
+            conditions = [ast.expression("true")]
+        join["condition"] = ast.conjunction(conditions)
 
 
 def select_expression(expression: Node) -> Node:
@@ -281,7 +460,7 @@ def prune_joins(
     return left if right is None else join(relation, left, right)
 
 
-def remove_scans(relation: Node | None, scans: Sequence[ModelScan]) -> Node | None:
+def remove_scans(relation: Node | None, scans: Sequence[Scan]) -> Node | None:
     """A FROM clause without models: what gives the rows that they are asked for; None if nothing is left."""
 
     def join(node: Node, left: Node, right: Node) -> Node:
@@ -294,7 +473,7 @@ def remove_scans(relation: Node | None, scans: Sequence[ModelScan]) -> Node | No
 class ScanRemover:
     """Takes models that are not asked yet out of a FROM clause and out of conditions."""
 
-    def __init__(self, block: QueryBlock, waiting: Sequence[ModelScan], leave_out: Node | None = None) -> None:
+    def __init__(self, block: QueryBlock, waiting: Sequence[Scan], leave_out: Node | None = None) -> None:
         self._block = block
         self._places = {id(s.node) for s in waiting}
         self._removed = {id(s.node) for s in waiting if s.block is block} | {id(leave_out)}

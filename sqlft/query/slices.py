@@ -22,15 +22,15 @@ from sqlft.query.execute import (
     Execution,
     answer_casts,
     cast_relation_sql,
-    hide_columns,
     is_cast_back,
     is_exact_type,
     make_modifiers,
     new_relation_name,
 )
 from sqlft.query.plan import StreamPlan, join_value_lists
-from sqlft.query.results import BATCH_ROWS, Result, Spool, make_relation
-from sqlft.query.scope import ModelScan, ScanRemover, add_ctes, drop_schema, leaves, select
+from sqlft.query.retrieval import ContextTable
+from sqlft.query.scope import ModelScan, Scan, ScanRemover, add_ctes, drop_schema, hide_columns, leaves, select
+from sqlft.query.spool import BATCH_ROWS, Spool, make_relation
 from sqlft.sql.names import quote_name
 
 FIRST_ROWS, MAX_ROWS = 64, 16384
@@ -70,7 +70,8 @@ def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable
         return None
     for alias in aliases:
         drop_schema(block.node, alias)
-    bound_away = {id(n) for s in stream.stages for c in s.conditions() for n in ast.walk(c.node)}
+    direct = [s for s in stream.stages if not _waits_for_answers(s, remover)]
+    bound_away = {id(n) for s in direct for c in s.conditions() for n in ast.walk(c.node)}
     names: set[str] = set()
     whole: set[str] = set()
     for node in ast.walk(run.plan.bound.tree):
@@ -99,12 +100,18 @@ def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable
     return tables
 
 
+def _waits_for_answers(scan: Scan, remover: ScanRemover) -> bool:
+    """Whether an input comes from an answer that is not known yet."""
+    singles = [b.values[0] for b in scan.bindings.values() if b.is_single_value]
+    return any(remover.copy_condition(v) is None for v in singles)
+
+
 def _all_columns_sql(run: Execution, stream: StreamPlan, leaf: Node, relation: Node | None) -> str:
     """SELECT alias.* FROM the tables; that of a single one is written by hand, which is quicker."""
     if relation is not None and ast.is_table(relation):
-        parts = [p for p in ast.table_name(relation) if p]
+        parts = [p for p in ast.table_name(relation) if p and p not in run.casts]
         is_plain = not any(relation.get(k) for k in ("sample", "column_name_alias", "at_clause"))
-        if is_plain and parts[-1].lower() not in {e["key"].lower() for e in stream.block.ctes}:
+        if is_plain and parts and parts[-1].lower() not in {e["key"].lower() for e in stream.block.ctes}:
             return f"SELECT * FROM {'.'.join(map(quote_name, parts))}"
     query = add_ctes(select("x.*", relation), stream.block.ctes)
     query["select_list"][0]["relation_name"] = leaf["alias"]
@@ -115,8 +122,8 @@ def _all_columns_sql(run: Execution, stream: StreamPlan, leaf: Node, relation: N
 class SlicedModel:
     """One model of the FROM clause: which prompt each row has."""
 
-    scan: ModelScan
-    prompt_table: PromptTable
+    scan: Scan
+    prompt_table: PromptTable | ContextTable
     expressions: list[Node]
     """What gives its inputs; over the answers of others where `is_chained`."""
     is_chained: bool
@@ -131,6 +138,12 @@ class SlicedModel:
     """Prompts in order of appearance …"""
     first_rows: array[int] = field(default_factory=partial(array, "q"))
     """… and the row where each appears first."""
+
+    def set_types(self, kinds: list[str]) -> None:
+        """What its inputs are, once that is known."""
+        self.kinds = kinds
+        if isinstance(self.prompt_table, ContextTable):
+            self.prompt_table.types = kinds
 
     def add_rows(self, ids: pa.Array, start: int) -> None:
         """Give rows their prompts."""
@@ -196,11 +209,10 @@ class SlicedQuery:
         remover = ScanRemover(stream.block, stream.stages)
         self.models = []
         for scan in stream.stages:
-            singles = [b.values[0] for b in scan.bindings.values() if b.is_single_value]
-            waits = any(remover.copy_condition(v) is None for v in singles)
+            waits = _waits_for_answers(scan, remover)
             # A list's values come from a relation of their own, whose column `_make_spool_query` puts in.
             values = [remover.copy(b.values[0] if b.is_single_value else {}) for b in scan.bindings.values()]
-            self.models.append(SlicedModel(scan, run.prompt_tables[scan.number], values, waits))
+            self.models.append(SlicedModel(scan, run.open_answers(scan), values, waits))
         self._names = {id(x): new_relation_name() for x in [*tables, *self.models]}
         self.spool_query = self._make_spool_query(remover)
         self._order = [*leaves(stream.block.node["from_table"])]
@@ -234,7 +246,7 @@ class SlicedQuery:
         texts: list[Node] = []
         values: list[Node] = []
         for model in direct:
-            model.kinds = [next(kinds) for _ in model.expressions]
+            model.set_types([next(kinds) for _ in model.expressions])
             for name, expression, kind in zip(model.scan.inputs, model.expressions, model.kinds, strict=True):
                 texts.append(ast.expression(prompt_text_sql("x", kind), x=expression))
                 if name in model.scan.find_shown_inputs():
@@ -430,7 +442,7 @@ class SlicedQuery:
         if not model.kinds:
             body = select("1", joined)
             body["select_list"] = deepcopy(model.expressions)
-            model.kinds = [str(t) for t in self._bind_query(body).types]
+            model.set_types([str(t) for t in self._bind_query(body).types])
         values = [ast.expression_sql(e) for e in model.expressions]
         texts = [prompt_text_sql(v, kind) for v, kind in zip(values, model.kinds, strict=True)]
         shown = [t if is_cast_back(k) else v for t, v, k in zip(texts, values, model.kinds, strict=True)]
@@ -457,7 +469,9 @@ class SlicedQuery:
 
     def table(self) -> pa.Table:
         """The result as one Arrow table."""
-        return Result(self._con, self.start(), self.chunks(), self.close).table()
+        schema: pa.Schema = self.start().to_arrow_reader(1).read_all().schema
+        pieces = (relation.to_arrow_reader(BATCH_ROWS).read_all().cast(schema) for relation in self.chunks())
+        return pa.Table.from_batches((batch for piece in pieces for batch in piece.to_batches()), schema)
 
     def _apply_limit(
         self, relation: duckdb.DuckDBPyRelation, left: int | None, skip: int
@@ -479,15 +493,19 @@ class SlicedQuery:
         self.run.statement_runs.finish(error)
 
 
-def slice_query(run: Execution) -> SlicedQuery | None:
-    """A query answered slice by slice, its other models asked already; None if it cannot be."""
+def slice_query(run: Execution, *, streams_contexts: bool = True) -> SlicedQuery | None:
+    """A query answered slice by slice, its other models asked already; None if it cannot be.
+
+    Without `streams_contexts` knowledge bases are searched before, for all rows.
+    """
+    run.search_first(later=streams_contexts)
     stream = run.plan.stream
     tables = find_spooled_tables(run, stream) if stream is not None else None
     if stream is None or tables is None:
         return None
     unasked = {s.number for s in run.plan.order}
     for scan in run.plan.order:
-        if scan not in stream.stages:
+        if isinstance(scan, ModelScan) and scan not in stream.stages:
             run.put_answers(run.read_prompts(scan, unasked))
             unasked.discard(scan.number)
     return SlicedQuery(run, stream, tables)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import duckdb
 
@@ -125,6 +126,11 @@ def _create_view(
             f"'{created.name}' is a model, and a model and a {created.kind} may not share a name.",
             f"Choose another name, or ALTER MODEL {created.name} RENAME TO ….",
         )
+    if session.find_knowledge_base(name, schema or None) is not None:
+        raise AlreadyExists(
+            f"'{created.name}' is a knowledge base, and a knowledge base and a {created.kind} may not share a name.",
+            f"Choose another name for the {created.kind}.",
+        )
     existing = session.view(created.name)
     if created.kind == "table":
         if existing is not None and not created.temporary:
@@ -204,6 +210,9 @@ def _drop_view(session: Session, tokens: Sequence[Token], *, if_exists: bool) ->
     name = view_key(parts)
     if len(parts) < 3 and session.find_model(parts[-1], parts[-2] if len(parts) > 1 else None) is not None:
         raise CatalogError(f"'{'.'.join(parts)}' is a model.", f"DROP MODEL {'.'.join(parts)} removes it.")
+    if len(parts) < 3 and session.find_knowledge_base(parts[-1], parts[-2] if len(parts) > 1 else None) is not None:
+        dotted = ".".join(parts)
+        raise CatalogError(f"'{dotted}' is a knowledge base.", f"DROP KNOWLEDGE_BASE {dotted} removes it.")
     if session.view(name) is None:
         return False
     if tokens[1].word == "TABLE":
@@ -307,6 +316,45 @@ def _split_clauses(text: str, tokens: Sequence[Token]) -> dict[str, str]:
             words.setdefault(token.word, token)
     ends = [*(token.start for token in words.values()), tokens[-1].end][1:]
     return {word: text[token.end : end].strip() for (word, token), end in zip(words.items(), ends, strict=True)}
+
+
+class Change(NamedTuple):
+    """UPDATE or DELETE of one relation without others: the name of its columns' table, and its clauses as text."""
+
+    alias: str
+    assignments: list[tuple[str, str]]
+    where: str
+
+
+def read_change(text: str, tokens: Sequence[Token]) -> Change | None:
+    """UPDATE or DELETE without FROM, USING or RETURNING; None for any other.
+
+    >>> from sqlft.sql.lexer import tokenize
+    >>> read_change(t := "UPDATE docs SET content = 'new' WHERE id = 3", tokenize(t))
+    Change(alias='docs', assignments=[('content', "'new'")], where='id = 3')
+    """
+    clauses = _split_clauses(text, tokens)
+    is_delete = tokens[0].word == "DELETE"
+    target = clauses.get("FROM" if is_delete else "UPDATE", "")
+    others = clauses.keys() - {tokens[0].word, "WHERE", "FROM" if is_delete else "SET"}
+    assignments = [] if is_delete else _split_assignments(clauses.get("SET", ""))
+    if others or not target or assignments is None or not all(tokenize(name) for name, _ in assignments):
+        return None
+    alias = [t for t in tokenize(target) if t.word != "AS"][-1].value
+    return Change(alias, [(tokenize(name)[-1].value, value) for name, value in assignments], clauses.get("WHERE", ""))
+
+
+def read_column_list(tokens: Sequence[Token], i: int) -> list[str]:
+    """The names in parentheses at token i; none where there is a query in them, or nothing.
+
+    >>> from sqlft.sql.lexer import tokenize
+    >>> read_column_list(tokenize('(id, "the text") SELECT 1, 2'), 0)
+    ['id', 'the text']
+    """
+    if i >= len(tokens) or tokens[i].text != "(" or starts_query(tokens, i + 1):
+        return []
+    close = next((j for j in range(i, len(tokens)) if tokens[j].text == ")"), len(tokens))
+    return [t.value for t in tokens[i:close] if t.kind in ("word", "quoted")]
 
 
 def _split_assignments(text: str) -> list[tuple[str, str]] | None:

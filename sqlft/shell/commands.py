@@ -29,7 +29,7 @@ MODE_ALIASES = {"duckbox": "table", "ndjson": "jsonlines"}
 _TABLES = """
 SELECT database_name AS "database", schema_name AS "schema", table_name AS "name", 'table' AS kind,
        column_count AS "columns"
-FROM duckdb_tables() WHERE NOT internal AND table_name ILIKE {like}
+FROM duckdb_tables() WHERE NOT internal AND schema_name <> 'sqlft_knowledge' AND table_name ILIKE {like}
 UNION ALL
 SELECT database_name, schema_name, view_name, 'view', column_count
 FROM duckdb_views() WHERE NOT internal AND view_name ILIKE {like}

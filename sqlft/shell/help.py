@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.exporting import ExportSettings
+from sqlft.knowledge.definition import KnowledgeSettings
+from sqlft.knowledge.evaluate import KnowledgeEvaluateSettings
 from sqlft.options import options_of
 from sqlft.session import (
     EngineSettings,
@@ -20,6 +22,7 @@ from sqlft.session import (
 from sqlft.shell.output.table import fold_text
 from sqlft.sql import statements as s
 from sqlft.sql.parser import STATEMENTS
+from sqlft.statements.knowledge import RefreshSettings
 from sqlft.statements.run import RUNNERS
 from sqlft.statements.training_data import DataSettings
 
@@ -52,6 +55,16 @@ USING engine = 'local', base = 'smollm2-135m',
     s.ShowModels: "SHOW MODELS WHERE status = 'complete'",
     s.DescribeModel: "DESCRIBE my_model.versions",
     s.Evaluate: "EVALUATE MODEL my_model.1, my_model.2 ON (SELECT question, answer FROM held_out)",
+    s.CreateKnowledgeBase: """CREATE KNOWLEDGE_BASE docs
+USING embedding_model = minilm, content_columns = ['body'],
+      metadata_columns = ['product', 'day'], id_column = 'id'""",
+    s.AlterKnowledgeBase: "ALTER KNOWLEDGE_BASE docs USING chunk_size = 500",
+    s.DropKnowledgeBase: "DROP KNOWLEDGE_BASE IF EXISTS docs",
+    s.DescribeKnowledgeBase: "DESCRIBE KNOWLEDGE_BASE docs",
+    s.ShowKnowledgeBases: "SHOW KNOWLEDGE_BASES",
+    s.RefreshKnowledgeBase: "REFRESH KNOWLEDGE_BASE docs",
+    s.IndexKnowledgeBase: "CREATE INDEX ON KNOWLEDGE_BASE docs",
+    s.EvaluateKnowledgeBase: "EVALUATE KNOWLEDGE_BASE docs ON (SELECT question, id FROM judged)",
     s.CreateDatabase: """CREATE DATABASE shop WITH ENGINE = 'sqlite', PARAMETERS = {"path": "shop.db"}""",
     s.DropCache: "DROP CACHE FOR my_model",
     s.CreatePrice: "CREATE PRICE FOR openai 'gpt-4o-mini' USING input = 0.15, output = 0.6",
@@ -70,7 +83,11 @@ SETTINGS: dict[Kind, type] = {
     s.Retrain: TrainSettings,
     s.AnalyzeTrainingData: DataSettings,
     s.Evaluate: EvaluateSettings,
+    s.EvaluateKnowledgeBase: KnowledgeEvaluateSettings,
     s.CreatePrice: PriceSettings,
+    s.CreateKnowledgeBase: KnowledgeSettings,
+    s.AlterKnowledgeBase: KnowledgeSettings,
+    s.RefreshKnowledgeBase: RefreshSettings,
     s.SetSetting: SessionSettings,
     s.ExportModel: ExportSettings,
 }
@@ -122,8 +139,9 @@ def _find_statement(words: list[str]) -> Kind | None:
     if words[:1] == ["DESC"]:
         return _find_statement(["DESCRIBE", *words[1:]])
     ends = {kind for h, kind in HEADINGS.items() if words == h.split()[1:] and not h.startswith("EXPLAIN")}
-    if s.CreateModel in ends:
-        return s.CreateModel
+    for kind in (s.CreateModel, s.CreateKnowledgeBase):
+        if kind in ends:
+            return kind
     return ends.pop() if len(ends) == 1 else None
 
 

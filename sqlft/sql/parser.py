@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from sqlft.errors import StatementError
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
-from sqlft.sql.grammar import listings, models, settings, training
+from sqlft.sql.grammar import knowledge, listings, models, settings, training
 from sqlft.sql.grammar.listings import REFUSED_STATEMENTS
 from sqlft.sql.lexer import StatementSpan, Token, iterate_tokens, split_statements, tokenize
 from sqlft.sql.passthrough import has_using_tail, is_surely_duckdb, may_be_sqlft, parse_plain
@@ -56,6 +56,8 @@ STATEMENTS: dict[tuple[str, str], tuple[GrammarMethod, type[s.Statement]]] = {
     ("RESUME", ""): (training.resume_model, s.ResumeModel),
     ("UNLOAD", ""): (training.unload_model, s.UnloadModel),
     ("EVALUATE", ""): (training.evaluate, s.Evaluate),
+    ("EVALUATE", "KNOWLEDGE_BASE"): (knowledge.evaluate_knowledge_base, s.EvaluateKnowledgeBase),
+    ("EVALUATE", "KNOWLEDGE"): (knowledge.evaluate_knowledge_base, s.EvaluateKnowledgeBase),
     ("SET", "ACTIVE"): (training.set_active, s.SetActive),
     ("SET", "MODEL_ACTIVE"): (training.set_active, s.SetActive),
     ("SHOW", "MODELS"): (listings.show_models, s.ShowModels),
@@ -65,6 +67,20 @@ STATEMENTS: dict[tuple[str, str], tuple[GrammarMethod, type[s.Statement]]] = {
     ("DESCRIBE", "MODEL"): (listings.describe_model, s.DescribeModel),
     ("DESCRIBE", "PREDICTOR"): (listings.describe_model, s.DescribeModel),
     ("DESCRIBE", "ML_ENGINE"): (listings.describe_engine, s.DescribeEngine),
+    ("CREATE", "KNOWLEDGE_BASE"): (knowledge.create_knowledge_base, s.CreateKnowledgeBase),
+    ("CREATE", "KNOWLEDGE"): (knowledge.create_knowledge_base, s.CreateKnowledgeBase),
+    ("CREATE", "INDEX"): (knowledge.create_index, s.IndexKnowledgeBase),
+    ("ALTER", "KNOWLEDGE_BASE"): (knowledge.alter_knowledge_base, s.AlterKnowledgeBase),
+    ("ALTER", "KNOWLEDGE"): (knowledge.alter_knowledge_base, s.AlterKnowledgeBase),
+    ("DROP", "KNOWLEDGE_BASE"): (knowledge.drop_knowledge_base, s.DropKnowledgeBase),
+    ("DROP", "KNOWLEDGE"): (knowledge.drop_knowledge_base, s.DropKnowledgeBase),
+    ("DROP", "INDEX"): (knowledge.drop_index, s.IndexKnowledgeBase),
+    ("REFRESH", "KNOWLEDGE_BASE"): (knowledge.refresh_knowledge_base, s.RefreshKnowledgeBase),
+    ("REFRESH", "KNOWLEDGE"): (knowledge.refresh_knowledge_base, s.RefreshKnowledgeBase),
+    ("DESCRIBE", "KNOWLEDGE_BASE"): (knowledge.describe_knowledge_base, s.DescribeKnowledgeBase),
+    ("DESCRIBE", "KNOWLEDGE"): (knowledge.describe_knowledge_base, s.DescribeKnowledgeBase),
+    ("SHOW", "KNOWLEDGE_BASES"): (knowledge.show_knowledge_bases, s.ShowKnowledgeBases),
+    ("SHOW", "KNOWLEDGE"): (knowledge.show_knowledge_bases, s.ShowKnowledgeBases),
     ("DESCRIBE", ""): (listings.describe, s.DescribeModel),
     ("SHOW", "MODEL"): (listings.describe_model, s.DescribeModel),
     ("SHOW", ""): (listings.describe, s.DescribeModel),
@@ -78,9 +94,10 @@ SKIPPED_WORDS = {
     "RESET": settings.SCOPES,
 }
 SPELLED_KINDS = {
-    "CREATE": ("MODEL", "PREDICTOR", "ML_ENGINE"),
-    "DROP": ("MODEL", "PREDICTOR", "ML_ENGINE", "CACHE"),
-    "ALTER": ("MODEL",),
+    "CREATE": ("MODEL", "PREDICTOR", "ML_ENGINE", "KNOWLEDGE_BASE"),
+    "DROP": ("MODEL", "PREDICTOR", "ML_ENGINE", "CACHE", "KNOWLEDGE_BASE"),
+    "ALTER": ("MODEL", "KNOWLEDGE_BASE"),
+    "REFRESH": ("KNOWLEDGE_BASE",),
     "SET": ("ACTIVE", "MODEL_ACTIVE"),
 }
 SPELLED_VERBS = ("FINETUNE", "RETRAIN", "EVALUATE")

@@ -25,13 +25,15 @@ _QUERIES = re.compile(r"select|with|from|values|table|insert|create|copy|explain
 
 _LEAD = rf"(?:[{SPACE}(]|--[^\n\r]*+|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/)*+"
 _GAP = rf"(?:[{SPACE}]|--[^\n\r]*+)++"
+_INDEX = rf"index{_GAP}on{_GAP}knowledge(?:_|{_GAP})base\b"
+"""CREATE INDEX ON KNOWLEDGE_BASE and DROP INDEX ON KNOWLEDGE_BASE."""
 _PLAIN = re.compile(
     rf"""{_LEAD}(?:
       (?:{_VERBS})\b
     | explain\b(?!{_LEAD}(?:analy[sz]e{_GAP})?(?:finetune|retrain|create{_GAP}(?:or{_GAP}replace{_GAP})?{_MODEL})\b)
     | analyze\b(?!{_LEAD}training{_GAP}data\b)
-    | create{_GAP}(?:or{_GAP}replace{_GAP})?(?:{_KINDS})\b
-    | (?:drop|alter){_GAP}(?:{_KINDS}|database)\b
+    | create{_GAP}(?:or{_GAP}replace{_GAP})?(?!{_INDEX})(?:{_KINDS})\b
+    | (?:drop|alter){_GAP}(?!{_INDEX})(?:{_KINDS}|database)\b
     | show{_GAP}(?:all{_GAP})?(?:tables|databases|schemas)\b
     | desc(?:ribe)?{_GAP}(?:(?:table|select|with|from|values|insert)\b(?!{_LEAD}\.)|\()
     | set{_GAP}(?:variable|(?:session|local|global)(?!{_GAP}sqlft_)|schema|search_path|threads|memory_limit)\b

@@ -285,6 +285,15 @@ class Evaluate(Statement):
 
 
 @dataclass(frozen=True)
+class EvaluateKnowledgeBase(Statement):
+    """EVALUATE KNOWLEDGE_BASE name[, …] [ON (query)|table] [USING …]"""
+
+    names: tuple[ModelName, ...]
+    source: RowSource | None = None
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class CreateDatabase(Statement):
     """CREATE [OR REPLACE] DATABASE [IF NOT EXISTS] name [WITH] ENGINE = 'x' [, PARAMETERS = {…}]"""
 
@@ -356,3 +365,59 @@ class ExportModel(Statement):
     name: ModelName
     path: str | Parameter
     options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CreateKnowledgeBase(Statement):
+    """CREATE [OR REPLACE] KNOWLEDGE_BASE [IF NOT EXISTS] name [FROM [db] (query)|table] [USING …]"""
+
+    name: ModelName
+    source: RowSource | None = None
+    options: Options = field(default_factory=dict)
+    or_replace: bool = False
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True)
+class AlterKnowledgeBase(Statement):
+    """ALTER KNOWLEDGE_BASE name USING key = value, …"""
+
+    name: ModelName
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DropKnowledgeBase(Statement):
+    """DROP KNOWLEDGE_BASE [IF EXISTS] name"""
+
+    name: ModelName
+    if_exists: bool = False
+
+
+@dataclass(frozen=True)
+class DescribeKnowledgeBase(Statement):
+    """DESCRIBE KNOWLEDGE_BASE name"""
+
+    name: ModelName
+
+
+@dataclass(frozen=True)
+class ShowKnowledgeBases(ShowList):
+    """SHOW KNOWLEDGE_BASES [LIKE pattern] [WHERE condition]"""
+
+
+@dataclass(frozen=True)
+class RefreshKnowledgeBase(Statement):
+    """REFRESH KNOWLEDGE_BASE name [USING …]"""
+
+    name: ModelName
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IndexKnowledgeBase(Statement):
+    """CREATE INDEX ON KNOWLEDGE_BASE name [WITH (key = value, …)], DROP INDEX ON KNOWLEDGE_BASE name"""
+
+    name: ModelName
+    options: Options = field(default_factory=dict)
+    drops: bool = False

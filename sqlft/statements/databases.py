@@ -1,6 +1,6 @@
-"""CREATE DATABASE … ENGINE = '…': an ATTACH, and before it the extension that it needs.
+"""CREATE DATABASE … ENGINE = '…': an ATTACH, and before it the extension that it needs; projects and USE.
 
-It lasts as long as the connection, as ATTACH does.
+A database lasts as long as the connection, as ATTACH does; a project is kept in the catalog.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sqlft.handler import Alias, Secret
 from sqlft.options import build_options
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
-from sqlft.sql.names import quote_name, quote_text
-from sqlft.sql.statements import DEFAULT_PROJECT, CreateDatabase
+from sqlft.sql.names import format_name, quote_name, quote_text
+from sqlft.sql.statements import DEFAULT_PROJECT, CreateDatabase, CreateProject, DropProject, UseProject
 
 READ_FUNCTIONS = {
     ".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet",
@@ -80,6 +80,79 @@ def run_create_database(session: Session, statement: CreateDatabase, parameters:
             )
         con.execute(f"DETACH {quote_name(name)}")
     engine.attach(session, name, options, engine.kind)
+
+
+def run_create_project(session: Session, statement: CreateProject, parameters: Parameters) -> None:
+    """Keep a project, which models can be made in: project.name."""
+    name = statement.name
+    if statement.if_not_exists and session.catalog.find_project(name) is not None:
+        return
+    session.catalog.require_writing()
+    session.require_own_project(name)
+    session.catalog.add_project(name)
+    session.show_notice(f"Its models are named {format_name(name)}.name, or name alone after USE {format_name(name)}.")
+    if _is_schema(session, name):
+        session.show_notice(f"There is a schema '{name}' too. {_BOTH_CHOSEN.format(name=format_name(name))}")
+
+
+def run_drop_project(session: Session, statement: DropProject, parameters: Parameters) -> None:
+    """Forget a project that has no models."""
+    if statement.if_exists and session.catalog.find_project(statement.name) is None:
+        return
+    session.catalog.drop_project(statement.name)
+    if session.project.lower() == statement.name.lower():
+        session.project = DEFAULT_PROJECT
+
+
+def run_use_project(session: Session, statement: UseProject, parameters: Parameters) -> None:
+    """Choose the project whose models need no project before their names, and DuckDB's schema of that name, if any.
+
+    Models of the default project are found behind those of the chosen one.  A schema that is no project leads back to
+    the default project.
+    """
+    name = statement.name
+    project = session.catalog.find_project(name)
+    try:
+        session.con.execute(f"USE {quote_name(name)}").fetchall()
+    except duckdb.CatalogException as e:
+        if project is None:
+            e.args = (f"{str(e).rstrip()}\n{_suggest_names(session, name)}",)
+            raise
+        if session.project != project:
+            session.show_notice(f"Models are made in project {project}, and looked for there first; tables as before.")
+        session.project = project
+        return
+    session.project = project or DEFAULT_PROJECT
+    if project is not None:
+        session.show_notice(
+            f"'{name}' is a schema and a project of models. {_BOTH_CHOSEN.format(name=format_name(name))}"
+        )
+
+
+_BOTH_CHOSEN = "USE {name} chooses both: tables are looked for in the schema, models in the project."
+
+
+def _is_schema(session: Session, name: str) -> bool:
+    """Whether DuckDB's USE would take the name."""
+    row = session.con.execute(
+        "SELECT 1 FROM duckdb_schemas() WHERE lower(schema_name) = lower($1) AND database_name = current_database()"
+        " UNION ALL SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower($1)",
+        [name],
+    )
+    return row.fetchone() is not None
+
+
+def _suggest_names(session: Session, name: str) -> str:
+    """What to type where USE knows neither a schema nor a project of that name."""
+    rows = session.con.execute(
+        "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND database_name = current_database()"
+        " UNION SELECT database_name FROM duckdb_databases() WHERE NOT internal"
+    ).fetchall()
+    near = did_you_mean(name, [*(row[0] for row in rows), *session.catalog.projects()])
+    makes = (
+        f"CREATE SCHEMA {format_name(name)} makes one for tables, CREATE PROJECT {format_name(name)} one for models."
+    )
+    return f"No project of models has this name either.{near} {makes}"
 
 
 def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:

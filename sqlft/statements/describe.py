@@ -1,4 +1,4 @@
-"""DESCRIBE: a model or an engine in full, and one side of it: DESCRIBE model.data, .metrics, .versions …"""
+"""DESCRIBE: a model, engine or knowledge base in full, and one side of a model: DESCRIBE model.data, .versions …"""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import RUNNING, Model, Version, to_json
+from sqlft.catalog.records import RUNNING, KnowledgeBase, Model, ModelKey, Version, to_json
 from sqlft.catalog.tables import make_schema, to_local_time
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
 from sqlft.inference.resolve import find_engine, find_model, read_outputs
+from sqlft.knowledge.tables import read_state
 from sqlft.options import options_of
 from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
-from sqlft.sql.statements import DescribeEngine, DescribeModel, ModelName
+from sqlft.sql.statements import DescribeEngine, DescribeKnowledgeBase, DescribeModel, ModelName
 from sqlft.statements.show import (
     ENGINES_SCHEMA,
+    KNOWLEDGE_BASES_SCHEMA,
     MODELS_SCHEMA,
+    build_knowledge_row,
     build_model_row,
     format_connection_data,
     list_model_options,
@@ -37,6 +40,15 @@ MODEL_SCHEMA = pa.unify_schemas(
         ),
     ]
 )
+KNOWLEDGE_BASE_SCHEMA = pa.unify_schemas(
+    [
+        KNOWLEDGE_BASES_SCHEMA,
+        make_schema(
+            """RERANKING_MODEL text, CONTENT_COLUMNS text[], METADATA_COLUMNS text[], ID_COLUMN text, DIMENSION integer,
+               QUERY text, DATABASE text, CREATED_AT time"""
+        ),
+    ]
+)
 ENGINE_SCHEMA = pa.unify_schemas(
     [ENGINES_SCHEMA, make_schema("PACKAGE text, TRAINS boolean, IMPORT_ERROR text, MODELS text[], OPTIONS text[]")]
 )
@@ -45,8 +57,15 @@ ENGINE_SCHEMA = pa.unify_schemas(
 def run_describe_model(session: Session, statement: DescribeModel, parameters: Parameters) -> pa.Table:
     """One row with all that is known of a version, or the rows of one attribute of it; NotFound."""
     name, attribute = statement.name, statement.attribute
-    if statement.or_name is not None and not is_model(session, name) and is_model(session, statement.or_name):
-        name, attribute = statement.or_name, None
+    other = statement.or_name
+    if (
+        other is not None
+        and not is_model(session, name)
+        and describes_model(session, DescribeModel(other, explicit=False))
+    ):
+        name, attribute = other, None
+    if attribute is None and not is_model(session, name) and is_knowledge_base(session, name):
+        return describe_knowledge_base(session, name)
     model = find_model(session, name.key)
     version = session.resolve_version(model, name.version)
     if attribute is None:
@@ -58,6 +77,39 @@ def run_describe_model(session: Session, statement: DescribeModel, parameters: P
             f"There are: {', '.join(ATTRIBUTES)}.",
         )
     return described(session, model, version)
+
+
+def run_describe_knowledge_base(session: Session, statement: DescribeKnowledgeBase, parameters: Parameters) -> pa.Table:
+    """One row with all that is known of a knowledge base; WAITING are chunks that could not be embedded yet."""
+    return describe_knowledge_base(session, statement.name)
+
+
+def describe_knowledge_base(session: Session, name: ModelName) -> pa.Table:
+    """One row with all that is known of a knowledge base; NotFound."""
+    base = find_knowledge_base(session, name)
+    row = build_knowledge_row(session, base)
+    row |= {
+        "RERANKING_MODEL": base.reranking_model,
+        "CONTENT_COLUMNS": list(base.content_columns),
+        "METADATA_COLUMNS": list(base.metadata_columns),
+        "ID_COLUMN": base.id_column,
+        "DIMENSION": None if row["CHUNKS"] is None else read_state(session.con, base).dimension,
+        "QUERY": base.query,
+        "DATABASE": base.database,
+        "CREATED_AT": to_local_time(base.created_at),
+    }
+    return pa.Table.from_pylist([row], KNOWLEDGE_BASE_SCHEMA)
+
+
+def find_knowledge_base(session: Session, name: ModelName | ModelKey) -> KnowledgeBase:
+    """The knowledge base that a statement names; NotFound."""
+    base = session.find_knowledge_base(name.name, name.project)
+    if base is None:
+        known = [str(other.key) for other in session.catalog.knowledge_bases.list()]
+        raise NotFound(
+            f"There is no knowledge base '{name}'.{did_you_mean(name.name, known)}", "SHOW KNOWLEDGE_BASES lists them."
+        )
+    return base
 
 
 def run_describe_engine(session: Session, statement: DescribeEngine, parameters: Parameters) -> pa.Table:
@@ -88,10 +140,15 @@ def is_model(session: Session, name: ModelName) -> bool:
     return session.find_model(name.name, name.project) is not None
 
 
+def is_knowledge_base(session: Session, name: ModelName) -> bool:
+    """Whether a name means a knowledge base."""
+    return name.version is None and session.find_knowledge_base(name.name, name.project) is not None
+
+
 def describes_model(session: Session, statement: DescribeModel) -> bool:
     """Whether a DESCRIBE is ours; else it is DuckDB's."""
     names = [statement.name] + ([statement.or_name] if statement.or_name else [])
-    return statement.explicit or any(is_model(session, name) for name in names)
+    return statement.explicit or any(is_model(session, name) or is_knowledge_base(session, name) for name in names)
 
 
 def _describe_version(session: Session, model: Model, version: Version) -> pa.Table:

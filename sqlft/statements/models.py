@@ -1,4 +1,4 @@
-"""CREATE, DROP, RENAME of models, engines and projects; SET active; UNLOAD and DROP CACHE."""
+"""CREATE, DROP, RENAME of models and engines; SET active; UNLOAD and DROP CACHE."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import duckdb
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import DEFAULT_PROJECT, Engine, Model, ModelKey, VersionKey
+from sqlft.catalog.records import Engine, Model, ModelKey, VersionKey
 from sqlft.data import OutputColumn, Outputs, Prompt, outputs
 from sqlft.data.json_schema import parse_json_struct
-from sqlft.data.outputs import VECTOR_TYPE
+from sqlft.data.outputs import SCORE_TYPE, VECTOR_TYPE
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import (
     AlreadyExists,
@@ -24,17 +24,17 @@ from sqlft.errors import (
     ProviderError,
     SqlftError,
     StatementError,
-    did_you_mean,
 )
 from sqlft.handler import Handler, ModelSpec, Trainer
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import (
+    PAIR_TEMPLATE,
     build_model_spec,
     check_retirement,
     create_handler,
-    embeds_texts,
     find_engine,
     find_model,
+    find_number_type,
     resolve,
 )
 from sqlft.options import (
@@ -50,17 +50,14 @@ from sqlft.secrets import references
 from sqlft.session import EngineSettings, ModelSettings, Parameters, Session, TrainSettings
 from sqlft.sql import statements as s
 from sqlft.sql.lexer import tokenize
-from sqlft.sql.names import format_name, quote_name
+from sqlft.sql.names import format_name
 from sqlft.sql.statements import (
     CreateEngine,
     CreateModel,
-    CreateProject,
     DropEngine,
     DropModel,
-    DropProject,
     RenameModel,
     SetActive,
-    UseProject,
 )
 from sqlft.statements import show
 from sqlft.statements.imports import ImportedModel, keep_import, read_import, require_taker
@@ -113,79 +110,6 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
         references.forget(engine.options)
 
 
-def run_create_project(session: Session, statement: CreateProject, parameters: Parameters) -> None:
-    """Keep a project, which models can be made in: project.name."""
-    name = statement.name
-    if statement.if_not_exists and session.catalog.find_project(name) is not None:
-        return
-    session.catalog.require_writing()
-    session.require_own_project(name)
-    session.catalog.add_project(name)
-    session.show_notice(f"Its models are named {format_name(name)}.name, or name alone after USE {format_name(name)}.")
-    if _is_schema(session, name):
-        session.show_notice(f"There is a schema '{name}' too. {_BOTH_CHOSEN.format(name=format_name(name))}")
-
-
-def run_drop_project(session: Session, statement: DropProject, parameters: Parameters) -> None:
-    """Forget a project that has no models."""
-    if statement.if_exists and session.catalog.find_project(statement.name) is None:
-        return
-    session.catalog.drop_project(statement.name)
-    if session.project.lower() == statement.name.lower():
-        session.project = DEFAULT_PROJECT
-
-
-def run_use_project(session: Session, statement: UseProject, parameters: Parameters) -> None:
-    """Choose the project whose models need no project before their names, and DuckDB's schema of that name, if any.
-
-    Models of the default project are found behind those of the chosen one.  A schema that is no project leads back to
-    the default project.
-    """
-    name = statement.name
-    project = session.catalog.find_project(name)
-    try:
-        session.con.execute(f"USE {quote_name(name)}").fetchall()
-    except duckdb.CatalogException as e:
-        if project is None:
-            e.args = (f"{str(e).rstrip()}\n{_suggest_names(session, name)}",)
-            raise
-        if session.project != project:
-            session.show_notice(f"Models are made in project {project}, and looked for there first; tables as before.")
-        session.project = project
-        return
-    session.project = project or DEFAULT_PROJECT
-    if project is not None:
-        session.show_notice(
-            f"'{name}' is a schema and a project of models. {_BOTH_CHOSEN.format(name=format_name(name))}"
-        )
-
-
-_BOTH_CHOSEN = "USE {name} chooses both: tables are looked for in the schema, models in the project."
-
-
-def _is_schema(session: Session, name: str) -> bool:
-    """Whether DuckDB's USE would take the name."""
-    row = session.con.execute(
-        "SELECT 1 FROM duckdb_schemas() WHERE lower(schema_name) = lower($1) AND database_name = current_database()"
-        " UNION ALL SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower($1)",
-        [name],
-    )
-    return row.fetchone() is not None
-
-
-def _suggest_names(session: Session, name: str) -> str:
-    """What to type where USE knows neither a schema nor a project of that name."""
-    rows = session.con.execute(
-        "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND database_name = current_database()"
-        " UNION SELECT database_name FROM duckdb_databases() WHERE NOT internal"
-    ).fetchall()
-    near = did_you_mean(name, [*(row[0] for row in rows), *session.catalog.projects()])
-    makes = (
-        f"CREATE SCHEMA {format_name(name)} makes one for tables, CREATE PROJECT {format_name(name)} one for models."
-    )
-    return f"No project of models has this name either.{near} {makes}"
-
-
 def run_create_model(session: Session, statement: CreateModel, parameters: Parameters) -> pa.Table | None:
     """Keep a model whose version 1 is its base, or with FROM train that version; its row."""
     key = ModelKey(statement.name.name, statement.name.project or session.project)
@@ -200,7 +124,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
             f"There is a model '{old.key}' already.",
             f"FINETUNE {old.key} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
         )
-    _refuse_taken_name(session, key)
+    refuse_taken_name(session, key)
     statement, imported = read_import(statement)
     definition = _build_definition(session, statement, key, imported)
     _check_with_handler(session, definition)
@@ -243,6 +167,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
     model = find_model(session, name.key)
     session.require_own(model)
     if name.version is None:
+        catalog.knowledge_bases.require_unused(model.key, "dropped")
         cancel_trainings(session, model.key)
         catalog.drop_model(model.key)
         references.forget(model.options)
@@ -259,7 +184,8 @@ def run_rename_model(session: Session, statement: RenameModel, parameters: Param
     session.require_own(model)
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
-        _refuse_taken_name(session, to)
+        refuse_taken_name(session, to)
+    session.catalog.knowledge_bases.require_unused(model.key, "renamed")
     session.catalog.rename_model(model.key, to)
     return show.show_model(session, to)
 
@@ -314,10 +240,11 @@ def _build_definition(
     settings = build_options(ModelSettings, pick_options(options, ModelSettings), what)
     kept = {k: v for k, v in pick_options(options, *classes).items() if k not in option_names(ModelSettings)}
     output = statement.alias or statement.predict
-    model = Model(key, engine.name, settings.base or "", output, _build_template(settings, output), settings.system)
-    embeds = embeds_texts(cls, kept)
+    number_type = find_number_type(cls, kept)
+    template = _build_pair_template(settings) if number_type == SCORE_TYPE else _build_template(settings, output)
+    model = Model(key, engine.name, settings.base or "", output, template, settings.system)
     taken = imported.read_outputs() if imported is not None else None
-    outputs = taken or resolve_outputs(session, statement, output, _resolve_schema(settings), embeds=embeds)
+    outputs = taken or resolve_outputs(session, statement, output, _resolve_schema(settings), number_type)
     _check_columns(model, outputs, statement)
     training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
     trains = statement.source is not None
@@ -363,6 +290,15 @@ def _build_template(settings: ModelSettings, output: str) -> str:
         question = settings.question_column or "question"
         return f"Context: {{{{{settings.context_column}}}}}\nQuestion: {{{{{question}}}}}\nAnswer:"
     return f"{{{{{settings.question_column or 'content'}}}}}"
+
+
+def _build_pair_template(settings: ModelSettings) -> str:
+    if settings.prompt_template or settings.system or settings.question_column or settings.context_column:
+        raise OptionError(
+            "A model with mode = 'rerank' reads a question and a text as they are: it has no prompt of its own.",
+            "Leave prompt_template out; its inputs are question and text.",
+        )
+    return PAIR_TEMPLATE
 
 
 def _check_columns(model: Model, outputs: Outputs, statement: CreateModel) -> None:
@@ -456,7 +392,7 @@ def _add_model(
     return show.show_model(session, model.key)
 
 
-def _refuse_taken_name(session: Session, key: ModelKey) -> None:
+def refuse_taken_name(session: Session, key: ModelKey, what: str = "model") -> None:
     """AlreadyExists if a table or a view that a query would find has the name, or stands in the project's schema."""
     session.require_own_project(key.project)
     row = session.con.execute(
@@ -469,8 +405,8 @@ def _refuse_taken_name(session: Session, key: ModelKey) -> None:
     ).fetchone()
     if row:
         raise AlreadyExists(
-            f"There is a {row[0]} '{row[1]}' already, and a query could not tell the model from it.",
-            f"Choose another name for the model, or rename the {row[0]}.",
+            f"There is a {row[0]} '{row[1]}' already, and a query could not tell the {what} from it.",
+            f"Choose another name for the {what}, or rename the {row[0]}.",
         )
 
 
@@ -504,16 +440,19 @@ def _rename_old_options(options: Mapping[str, object], known: set[str]) -> dict[
     return renamed
 
 
-def resolve_outputs(session: Session, statement: CreateModel, name: str, schema: object, *, embeds: bool) -> Outputs:
+def resolve_outputs(
+    session: Session, statement: CreateModel, name: str, schema: object, number_type: str | None
+) -> Outputs:
     """The columns of a model's answers; OptionError or DataError for types that cannot be."""
-    if embeds and (statement.columns or schema is not None):
-        raise OptionError("An embedding is FLOAT[], and has no other type.", f"Write: PREDICT {name} USING mode = …")
+    if number_type and (statement.columns or schema is not None):
+        what = "An embedding" if number_type == VECTOR_TYPE else "A score"
+        raise OptionError(f"{what} is {number_type}, and has no other type.", f"Write: PREDICT {name} USING mode = …")
     if statement.columns and schema is not None:
         raise OptionError(
             "The answer has types in PREDICT (…) and a schema in USING.", "Leave one of them out: they say the same."
         )
-    if embeds:
-        return Outputs((OutputColumn(name, VECTOR_TYPE),))
+    if number_type:
+        return Outputs((OutputColumn(name, number_type),))
     if statement.columns:
         columns = [
             OutputColumn(c.name, str(parse_type(session, c.type, f"The column '{c.name}'")), c.required)

@@ -12,7 +12,7 @@ from sqlft import exporting, report
 from sqlft.errors import StatementError
 from sqlft.session import Parameters, Session
 from sqlft.sql import statements as s
-from sqlft.statements import databases, describe, evaluation, models, prices, show, training, training_data
+from sqlft.statements import databases, describe, evaluation, knowledge, models, prices, show, training, training_data
 
 StatementRunner = Callable[[Session, Any, Parameters], pa.Table | None]
 S = TypeVar("S", bound=s.Statement)
@@ -20,10 +20,10 @@ S = TypeVar("S", bound=s.Statement)
 RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.CreateEngine: models.run_create_engine,
     s.DropEngine: models.run_drop_engine,
-    s.CreateProject: models.run_create_project,
-    s.DropProject: models.run_drop_project,
+    s.CreateProject: databases.run_create_project,
+    s.DropProject: databases.run_drop_project,
     s.ShowProjects: show.run_show_projects,
-    s.UseProject: models.run_use_project,
+    s.UseProject: databases.run_use_project,
     s.ShowEngines: show.run_show_engines,
     s.ShowHandlers: show.run_show_handlers,
     s.DescribeEngine: describe.run_describe_engine,
@@ -43,8 +43,16 @@ RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.DescribeModel: describe.run_describe_model,
     s.CreateDatabase: databases.run_create_database,
     s.Evaluate: evaluation.run_evaluate,
+    s.EvaluateKnowledgeBase: evaluation.run_evaluate_knowledge_base,
     s.ReportModel: report.run_report_model,
     s.ExportModel: exporting.run_export_model,
+    s.CreateKnowledgeBase: knowledge.run_create_knowledge_base,
+    s.AlterKnowledgeBase: knowledge.run_alter_knowledge_base,
+    s.DropKnowledgeBase: knowledge.run_drop_knowledge_base,
+    s.DescribeKnowledgeBase: describe.run_describe_knowledge_base,
+    s.ShowKnowledgeBases: show.run_show_knowledge_bases,
+    s.RefreshKnowledgeBase: knowledge.run_refresh_knowledge_base,
+    s.IndexKnowledgeBase: knowledge.run_index_knowledge_base,
     s.CreatePrice: prices.run_create_price,
     s.DropPrice: prices.run_drop_price,
     s.ShowPrices: prices.run_show_prices,

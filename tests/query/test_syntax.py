@@ -1,4 +1,4 @@
-"""Every construct of DuckDB's SELECT works beside a model: in a CTE next to one, and in a subquery of one's query."""
+"""Every construct of DuckDB's SELECT works beside a model and a knowledge base: in a CTE or a subquery next to one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ QUERIES = [line for line in (Path(__file__).parent / "syntax.sql").read_text().s
 WRAPPED = {
     "alone": "{}",
     "cte": "WITH q AS ({}\n), a AS (SELECT answer FROM m WHERE content = 'x') SELECT * FROM q CROSS JOIN a",
+    "search": "WITH q AS ({}\n), a AS (SELECT id FROM docs WHERE content = 'x') SELECT q.* FROM q CROSS JOIN a",
     "subquery": "SELECT *, (SELECT answer FROM m WHERE content = 'x') AS said FROM ({}\n) AS q",
 }
-FEWEST = {"alone": 0.95, "cte": 0.9, "subquery": 0.9}
+FEWEST = {"alone": 0.95, "cte": 0.9, "search": 0.9, "subquery": 0.9}
 """The share of queries that plain DuckDB must run, so that they are compared."""
 TABLES = """
 CREATE TABLE items AS SELECT * FROM (VALUES
@@ -51,7 +52,9 @@ def model_and_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelA
         patch.setenv("SQLFT_HOME", str(tmp_path_factory.mktemp("syntax")))
         con, raw = sqlft.connect(), duckdb.connect()
         con.execute(TABLES + "CREATE MODEL m PREDICT answer USING engine = 'echo', prompt_template = 'A: {{content}}'")
+        con.execute("CREATE KNOWLEDGE_BASE docs; INSERT INTO docs (content) VALUES ('x')")
         raw.execute(TABLES + "CREATE TABLE m AS SELECT 'x' AS content, 'A: x' AS answer")
+        raw.execute("CREATE TABLE docs AS SELECT 'x' AS content, 'x' AS chunk_content")
         yield con, raw
         con.close()
     raw.close()

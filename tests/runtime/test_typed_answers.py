@@ -15,7 +15,7 @@ import pytest
 import sqlft
 from sqlft import plugins
 from sqlft.errors import DataError, NotSupported, OptionError, ProviderError, StatementError
-from sqlft.inference.resolve import embeds_texts
+from sqlft.inference.resolve import find_number_type
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 PERSON = "name VARCHAR NOT NULL, age INTEGER, tags VARCHAR[]"
@@ -258,11 +258,12 @@ def test_a_vector_is_asked_once_and_kept(connection: ScribeConnection) -> None:
     assert connection.run(searched)[0][0] == pytest.approx(0, abs=1e-6)
 
 
-def test_embedding_needs_a_handler_that_can(connection: ScribeConnection) -> None:
+@pytest.mark.parametrize(("mode", "says"), [("Embedding", "no embeddings"), ("rerank", "how well")])
+def test_vectors_and_scores_need_a_handler_that_can(connection: ScribeConnection, mode: str, says: str) -> None:
     import stranger
 
-    with pytest.raises(NotSupported, match="no embeddings"):
-        embeds_texts(stranger.Stranger, {"mode": "Embedding"})
+    with pytest.raises(NotSupported, match=says):
+        find_number_type(stranger.Stranger, {"mode": mode})
 
 
 def test_a_logprob_where_it_was_asked_for(connection: ScribeConnection) -> None:

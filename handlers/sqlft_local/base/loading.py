@@ -126,15 +126,18 @@ def _load_with_transformers(folder: Path, options: ModelOptions, place: str, tra
     return LoadedModel(model, renderer, folder, context, obstacle)
 
 
-def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Model, Tokenizer]:
-    """A model without an output head, and its tokenizer: for embeddings."""
-    from transformers import AutoModel, AutoTokenizer
+def load_encoder(
+    folder: Path, options: ModelOptions, device: str, *, classifies: bool = False
+) -> tuple[Model, Tokenizer]:
+    """A model without an output head, or with that of a sequence's class, and its tokenizer."""
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
     place = resolve_device(device)
     with silence_transformers(), explain_errors(folder):
         given: dict[str, bool] = {"local_files_only": True, "trust_remote_code": False}
         dtype = resolve_dtype(options.dtype, place, training=False)
-        model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
+        kind = AutoModelForSequenceClassification if classifies else AutoModel
+        model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
         return model.to(place).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, **given)
 
 

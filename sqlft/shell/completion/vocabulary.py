@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args, get_origin
 
@@ -15,9 +15,14 @@ from sqlft.connection import Connection
 from sqlft.data import Outputs, Prompt
 from sqlft.errors import SqlftError
 from sqlft.handler import Trainer
+from sqlft.knowledge.definition import KnowledgeSettings
+from sqlft.knowledge.evaluate import KnowledgeEvaluateSettings
+from sqlft.knowledge.insert import InsertSettings
+from sqlft.knowledge.tables import visible_columns
 from sqlft.options import Option, options_of
 from sqlft.session import EvaluateSettings, ModelSettings, PriceSettings, QuerySettings, SessionSettings, TrainSettings
 from sqlft.sql.parser import STATEMENTS
+from sqlft.statements.knowledge import RefreshSettings
 from sqlft.statements.training_data import DataSettings
 from sqlft.training.row_text import RowTextSettings
 
@@ -27,10 +32,12 @@ OWN_KEYWORDS = tuple(
         | {"PREDICT", "USING", "HANDLERS", "CACHE", "FOR", "MODEL", "ENGINE", "PARAMETERS", "RENAME", "MODELS", "DATA"}
     )
 )
+KNOWLEDGE_BASE = "knowledge base"
+RANKING_COLUMNS = {"distance": "DOUBLE", "relevance": "DOUBLE", "context": "the best chunks as one text"}
 _COLUMNS = """
 SELECT database_name, schema_name, table_name, column_name, data_type,
        database_name = current_database(), schema_name = current_schema()
-FROM duckdb_columns() WHERE NOT internal ORDER BY table_oid, column_index"""
+FROM duckdb_columns() WHERE NOT internal AND schema_name <> 'sqlft_knowledge' ORDER BY table_oid, column_index"""
 
 
 _FUNCTIONS = """
@@ -53,7 +60,7 @@ class Language:
 
 @dataclass(frozen=True)
 class Relation:
-    """What can stand in FROM: columns by name with their types, `kind` is table or model."""
+    """What can stand in FROM: columns by name with their types, `kind` is table, model or knowledge base."""
 
     name: str
     columns: Mapping[str, str]
@@ -95,10 +102,12 @@ def read_vocabulary(con: Connection, language: Language | None = None) -> Vocabu
     projects: tuple[str, ...] = ()
     try:
         engines |= {e.name: e.handler for e in con.session.catalog.engines()}
-        relations |= _read_models(con)
+        relations |= _read_models(con) | _read_knowledge_bases(con)
         projects = tuple(con.session.catalog.projects())
         for model in con.session.catalog.models():
             schemas.setdefault(model.key.project.lower(), {})[model.key.name] = "model"
+        for base in con.session.catalog.knowledge_bases.list():
+            schemas.setdefault(base.key.project.lower(), {})[base.key.name] = KNOWLEDGE_BASE
     except SqlftError:
         pass
     relations |= {f"sqlft.{name}": Relation(name, columns_of(name), is_near=False) for name in TABLE_DEFINITIONS}
@@ -157,6 +166,10 @@ def find_options(words: list[str], vocabulary: Vocabulary, names: Iterable[str],
         shows = shows if trains else []
         return {**_core_options(ModelSettings, *trains, *shows), **_handler_options([engine], vocabulary, *kinds)}
     engines = [m.engine for m in models]
+    if "KNOWLEDGE_BASE" in words[:4]:
+        return _knowledge_options(words)
+    if words[:2] == ["INSERT", "INTO"] and any(r.kind == KNOWLEDGE_BASE for r in mentioned):
+        return _core_options(InsertSettings)
     if heading.startswith(("FINETUNE", "RETRAIN")):
         return {**_core_options(TrainSettings, *shows), **_handler_options(engines, vocabulary, "train_options")}
     if heading.startswith("EVALUATE"):
@@ -177,6 +190,16 @@ def find_options(words: list[str], vocabulary: Vocabulary, names: Iterable[str],
     return (
         {**_core_options(QuerySettings), **_handler_options(engines, vocabulary, "predict_options")} if models else {}
     )
+
+
+def _knowledge_options(words: Sequence[str]) -> dict[str, Option]:
+    """Of statements about knowledge bases."""
+    if words[0] == "REFRESH":
+        return _core_options(RefreshSettings, InsertSettings)
+    if words[0] == "EVALUATE":
+        return _core_options(KnowledgeEvaluateSettings)
+    fills = [InsertSettings] if words[0] == "CREATE" and "FROM" in words else []
+    return _core_options(KnowledgeSettings, *fills)
 
 
 def list_values(option: Option) -> list[str]:
@@ -221,6 +244,17 @@ def _read_models(con: Connection) -> dict[str, Relation]:
         project = "" if is_meant else model.key.project
         key = model.key.name.lower() if is_meant else f"{project}.{model.key.name}".lower()
         relations[key] = replace(_describe_model(model, numbers), project=project)
+    return relations
+
+
+def _read_knowledge_bases(con: Connection) -> dict[str, Relation]:
+    """By their names; those of another project than the default one with it."""
+    relations = {}
+    for base in con.session.catalog.knowledge_bases.list():
+        columns = {"content": "question", **dict.fromkeys(visible_columns(base), "found"), **RANKING_COLUMNS}
+        project = "" if base.key.project.lower() in (DEFAULT_PROJECT, con.session.project.lower()) else base.key.project
+        key = f"{project}.{base.key.name}".lstrip(".").lower()
+        relations[key] = Relation(base.key.name, columns, KNOWLEDGE_BASE, project=project)
     return relations
 
 

@@ -14,14 +14,14 @@ def show_models(c: Cursor) -> s.Statement | None:
     if not _skip_show(c):
         return None
     project = c.identifier("a project's name") if c.skip("FROM") or c.skip("IN") else None
-    return s.ShowModels(_parse_like(c), _parse_where(c), project)
+    return s.ShowModels(parse_like(c), parse_where(c), project)
 
 
 def show_list(kind: type[s.ShowList]) -> Callable[[Cursor], s.Statement | None]:
     """The method that reads SHOW … [LIKE pattern] [WHERE condition]."""
 
     def method(c: Cursor) -> s.Statement | None:
-        return kind(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
+        return kind(parse_like(c), parse_where(c)) if _skip_show(c) else None
 
     return method
 
@@ -100,7 +100,8 @@ def _skip_show(c: Cursor) -> bool:
     return c.token.text != "."
 
 
-def _parse_like(c: Cursor) -> str | None:
+def parse_like(c: Cursor) -> str | None:
+    """[LIKE pattern]"""
     if not c.skip("LIKE"):
         return None
     if c.token.kind != "string":
@@ -108,7 +109,7 @@ def _parse_like(c: Cursor) -> str | None:
     return c.next().value
 
 
-def _parse_where(c: Cursor) -> str | None:
+def parse_where(c: Cursor) -> str | None:
     """The condition as typed, to the end of the statement."""
     if not c.skip("WHERE"):
         c.expect_end()
@@ -134,18 +135,11 @@ _CHATBOTS = (
     "sqlft has no chatbots: it connects to no chat service.",
     "Make a model, and let your program ask it: SELECT answer FROM name WHERE question = ?",
 )
-_KNOWLEDGE = (
-    "sqlft has no knowledge bases.",
-    "Keep embeddings in a table: CREATE MODEL e PREDICT vector USING …, mode = 'embedding'; "
-    "CREATE TABLE kb AS SELECT t.*, e.vector FROM t JOIN e ON e.content = t.text",
-)
 _UNSUPPORTED_KINDS = {
     "JOB": _JOBS,
     "AGENT": _AGENTS,
     "SKILL": _AGENTS,
     "CHATBOT": _CHATBOTS,
-    "KNOWLEDGE_BASE": _KNOWLEDGE,
-    "KNOWLEDGE": _KNOWLEDGE,
 }
 
 
@@ -177,7 +171,6 @@ def drop_trigger(c: Cursor) -> s.Statement | None:
 REFUSED_STATEMENTS: dict[tuple[str, str], tuple[Callable[[Cursor], s.Statement | None], type[s.Statement]]] = {
     ("CREATE", "TRIGGER"): (create_trigger, s.Plain),
     ("DROP", "TRIGGER"): (drop_trigger, s.Plain),
-    ("EVALUATE", "KNOWLEDGE_BASE"): (make_refusal(*_KNOWLEDGE), s.Plain),
     **{
         (verb, kind): (make_refusal(*text), s.Plain)
         for kind, text in _UNSUPPORTED_KINDS.items()

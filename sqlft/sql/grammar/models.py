@@ -16,10 +16,10 @@ NO_TIME_SERIES = "Time series are not supported: a model answers each row from t
 
 def create_model(c: Cursor) -> s.Statement | None:
     """CREATE [OR REPLACE] MODEL …; CREATE MODEL (…) is left to an extension of DuckDB that has it."""
-    or_replace = _skip_create(c)
+    or_replace = skip_create(c)
     if c.token.text == "(":
         return None
-    if_not_exists = _skip_if_not_exists(c, or_replace)
+    if_not_exists = skip_if_not_exists(c, or_replace)
     name = c.name("a name for the model", version=False)
     is_from = c.skip("FROM")
     origin = _parse_origin(c) if is_from else None
@@ -129,7 +129,7 @@ def refuse_anomaly_detection(c: Cursor) -> s.Statement | None:
 
 def create_project(c: Cursor) -> s.Statement:
     """CREATE PROJECT [IF NOT EXISTS] name"""
-    if_not_exists = _skip_if_not_exists(c, _skip_create(c))
+    if_not_exists = skip_if_not_exists(c, skip_create(c))
     name = c.identifier("a name for the project")
     c.expect_end()
     return s.CreateProject(name, if_not_exists)
@@ -137,7 +137,7 @@ def create_project(c: Cursor) -> s.Statement:
 
 def drop_project(c: Cursor) -> s.Statement:
     """DROP PROJECT [IF EXISTS] name"""
-    return s.DropProject(*_parse_drop(c, lambda: c.identifier("a project's name")))
+    return s.DropProject(*parse_drop(c, lambda: c.identifier("a project's name")))
 
 
 def use_project(c: Cursor) -> s.Statement | None:
@@ -150,10 +150,10 @@ def use_project(c: Cursor) -> s.Statement | None:
 
 def create_engine(c: Cursor) -> s.Statement:
     """CREATE ML_ENGINE [IF NOT EXISTS] name FROM handler [USING …]"""
-    or_replace = _skip_create(c)
+    or_replace = skip_create(c)
     if or_replace:
         raise c.error("An engine is not replaced.", "DROP ML_ENGINE IF EXISTS name first.", c.tokens[1])
-    if_not_exists = _skip_if_not_exists(c, or_replace)
+    if_not_exists = skip_if_not_exists(c, or_replace)
     name = parse_engine_name(c, "a name for the engine")
     c.expect("FROM")
     handler = c.identifier("a handler's name")
@@ -170,8 +170,8 @@ def parse_engine_name(c: Cursor, what: str) -> str:
 
 def create_database(c: Cursor) -> s.Statement | None:
     """CREATE DATABASE name ENGINE …; without an engine it is DuckDB's affair."""
-    or_replace = _skip_create(c)
-    if_not_exists = _skip_if_not_exists(c, or_replace)
+    or_replace = skip_create(c)
+    if_not_exists = skip_if_not_exists(c, or_replace)
     if c.token.kind not in NAME_KINDS:
         return None
     name = c.identifier("a name for the database")
@@ -209,12 +209,12 @@ def _parse_database_clause(c: Cursor, clauses: dict[str, str | s.Options]) -> No
 
 def drop_model(c: Cursor) -> s.Statement:
     """DROP MODEL|PREDICTOR [IF EXISTS] name[.N]"""
-    return s.DropModel(*_parse_drop(c, c.name))
+    return s.DropModel(*parse_drop(c, c.name))
 
 
 def drop_engine(c: Cursor) -> s.Statement:
     """DROP ML_ENGINE [IF EXISTS] name"""
-    return s.DropEngine(*_parse_drop(c, lambda: parse_engine_name(c, "an engine's name")))
+    return s.DropEngine(*parse_drop(c, lambda: parse_engine_name(c, "an engine's name")))
 
 
 def drop_cache(c: Cursor) -> s.Statement:
@@ -251,14 +251,14 @@ def export_model(c: Cursor) -> s.Statement:
         path = c.next().value
     else:
         raise c.unexpected("a folder's name such as 'my_model'")
-    options = _parse_copy_options(c) if c.skip_op("(") else {}
+    options = parse_copy_options(c) if c.skip_op("(") else {}
     at = c.token
     for key, value in parse_using(c).items():
         _set_once(c, options, key, value, at)
     return s.ExportModel(name, path, options)
 
 
-def _parse_copy_options(c: Cursor) -> dict[str, object]:
+def parse_copy_options(c: Cursor) -> dict[str, object]:
     """key value, key = value, or a key alone, which is true: as DuckDB's COPY has it."""
     options: dict[str, object] = {}
     while not options or c.skip_op(","):
@@ -276,7 +276,7 @@ def _set_once(c: Cursor, options: dict[str, object], key: str, value: object, at
     options[key] = value
 
 
-def _parse_drop(c: Cursor, read: Callable[[], T]) -> tuple[T, bool]:
+def parse_drop(c: Cursor, read: Callable[[], T]) -> tuple[T, bool]:
     """Steps over DROP and what is dropped: the name behind it, and whether IF EXISTS was there."""
     c.next(2)
     if_exists = c.skip("IF", "EXISTS")
@@ -285,7 +285,7 @@ def _parse_drop(c: Cursor, read: Callable[[], T]) -> tuple[T, bool]:
     return name, if_exists
 
 
-def _skip_create(c: Cursor) -> bool:
+def skip_create(c: Cursor) -> bool:
     """Steps over CREATE [OR REPLACE] and what is created; whether OR REPLACE was there."""
     c.next()
     or_replace = c.skip("OR", "REPLACE")
@@ -293,7 +293,7 @@ def _skip_create(c: Cursor) -> bool:
     return or_replace
 
 
-def _skip_if_not_exists(c: Cursor, or_replace: bool) -> bool:
+def skip_if_not_exists(c: Cursor, or_replace: bool) -> bool:
     if or_replace and c.at("IF", "NOT", "EXISTS"):
         raise c.error("OR REPLACE and IF NOT EXISTS contradict each other.", "Leave one of them out.")
     return c.skip("IF", "NOT", "EXISTS")

@@ -263,9 +263,6 @@ CREATE SKILL s USING type = 'text2sql'
 CREATE CHATBOT b USING model = 'm'
 --> error 1:8: sqlft has no chatbots: it connects to no chat service. -> Make a model, and let your program ask it: SELECT answer FROM name WHERE question = ?
 
-CREATE KNOWLEDGE_BASE kb USING model = m
---> error 1:8: sqlft has no knowledge bases. -> Keep embeddings in a table: CREATE MODEL e PREDICT vector USING …, mode = 'embedding'; CREATE TABLE kb AS SELECT t.*, e.vector FROM t JOIN e ON e.content = t.text
-
 CREATE TRIGGER shop.t ON db.orders (SELECT 1)
 --> error 1:8: sqlft has no triggers that watch a table. -> Let cron or another scheduler send the statement: sqlft app.duckdb -c 'INSERT INTO … SELECT …'
 

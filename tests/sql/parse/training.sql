@@ -62,6 +62,15 @@ EVALUATE accuracy, rouge_l FROM db (SELECT 1) USING adjusted = 1
 EVALUATE MODEL ft.1, ft.2 ON (SELECT * FROM t) USING metric = 'f1'
 --> Evaluate(metrics=(), source=<('SELECT * FROM t')>, models=(ft.1, ft.2), options={metric: 'f1'})
 
+EVALUATE KNOWLEDGE_BASE docs, p.other ON judged USING metrics = ['recall@10'], search = ['meaning', 'both']
+--> EvaluateKnowledgeBase(names=(docs, p.other), source=<('SELECT * FROM judged')>, options={metrics: ['recall@10'], search: ['meaning', 'both']})
+
+EVALUATE KNOWLEDGE BASE docs USING test_table = files.test, version = 'doc_id'
+--> EvaluateKnowledgeBase(names=(docs), options={test_table: 'files.test', version: 'doc_id'})
+
+EVALUATE knowledge FROM (SELECT 1)
+--> Evaluate(metrics=('knowledge'), source=<('SELECT 1')>)
+
 EVALUATE model FROM (SELECT 1)
 --> Evaluate(metrics=('model'), source=<('SELECT 1')>)
 
