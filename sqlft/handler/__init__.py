@@ -36,6 +36,7 @@ from sqlft.handler.capabilities import (
     ReportStage,
     RowPiece,
     ScoresAnswers,
+    SharesWork,
     TakesWeights,
 )
 from sqlft.handler.handlers import (
@@ -45,6 +46,7 @@ from sqlft.handler.handlers import (
     Predictor,
     Trainer,
     Vector,
+    WrapsHandler,
 )
 from sqlft.handler.options import (
     Alias,
@@ -57,6 +59,8 @@ from sqlft.handler.options import (
     SamplingOptions,
     Secret,
     TrainingOptions,
+    WrapperOptions,
+    join_options,
     read_options,
 )
 from sqlft.handler.values import (
@@ -128,14 +132,18 @@ __all__ = [
     "SamplingOptions",
     "ScoresAnswers",
     "Secret",
+    "SharesWork",
     "TakesWeights",
     "Trainer",
     "TrainingDetails",
     "TrainingOptions",
     "TrainingSet",
     "Vector",
+    "WrapperOptions",
+    "WrapsHandler",
     "count_bytes",
     "estimate_tokens",
+    "join_options",
     "max_prompt_tokens",
     "read_options",
 ]

@@ -11,7 +11,7 @@ from sqlft import plugins
 from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, to_json
 from sqlft.catalog.tables import make_schema, to_local_time
 from sqlft.errors import HandlerNotInstalled
-from sqlft.handler import Trainer
+from sqlft.handler import Trainer, WrapsHandler
 from sqlft.inference.resolve import find_model, read_outputs
 from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
@@ -176,7 +176,8 @@ def _build_handler_row(name: str) -> dict[str, object]:
     except HandlerNotInstalled:
         return row
     about = (cls.__doc__ or "").strip().split("\n")[0]
-    return row | {"TRAINS": issubclass(cls, Trainer), "DESCRIPTION": about or None}
+    trains = None if issubclass(cls, WrapsHandler) else issubclass(cls, Trainer)
+    return row | {"TRAINS": trains, "DESCRIPTION": about or None}
 
 
 def filter_rows(
