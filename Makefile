@@ -57,7 +57,7 @@ venv: $(VENV)/run.$(HERE)
 $(VENV)/run.$(HERE): pyproject.toml constraints.txt
 	@sh .ci/venv $(VENV)
 	@echo 'Installing sqlft and its handlers into $(VENV): about a minute'
-	$(VENV)/$(INSTALL) -c constraints.txt -e '.[local,openai]'
+	$(VENV)/$(INSTALL) -c constraints.txt -e '.[local,openai,ray]'
 	@touch $@
 
 $(VENV)/dev.$(HERE): $(VENV)/run.$(HERE)

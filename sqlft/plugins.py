@@ -8,8 +8,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
-from sqlft.errors import HandlerNotInstalled, SqlftError, did_you_mean
-from sqlft.handler import Handler
+from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, SqlftError, did_you_mean
+from sqlft.handler import Handler, WrapsHandler
 
 HANDLER_GROUP = "sqlft.handlers"
 HANDLER_ALIASES: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -112,6 +112,38 @@ def load_handler_class(name: str) -> type[Handler]:
             f"Let {entry.value} be a subclass of sqlft.handler.Handler.",
         )
     return loaded
+
+
+def load_engine_class(name: str, engine_options: Mapping[str, object]) -> type[Handler]:
+    """The class that works for an engine of the handler `name`; where that wraps another one, the class of both."""
+    cls = load_handler_class(name)
+    if not issubclass(cls, WrapsHandler):
+        return cls
+    wrapped_name = engine_options.get("handler")
+    if not isinstance(wrapped_name, str):
+        raise OptionError(
+            f"'{name}' lets another handler do the work, and nothing says which.",
+            f"Name it when you make the engine: CREATE ML_ENGINE fleet FROM {name} USING handler = 'local', …",
+        )
+    wrapped = load_handler_class(wrapped_name)
+    if issubclass(wrapped, WrapsHandler):
+        raise NotSupported(
+            f"'{name}' cannot wrap '{wrapped_name}', which wraps another handler itself.",
+            "Name the one that does the work: USING handler = 'local' (SHOW HANDLERS lists them).",
+        )
+    return _wrap(cls, wrapped)
+
+
+@cache
+def _wrap(cls: type[WrapsHandler], wrapped: type[Handler]) -> type[Handler]:
+    return cls.wrap(wrapped)
+
+
+def find_answering_handler(name: str, engine_options: Mapping[str, object]) -> str:
+    """The name of the handler that answers for an engine: the wrapped one, where `name` wraps another."""
+    wrapped = engine_options.get("handler")
+    wraps = isinstance(wrapped, str) and issubclass(load_handler_class(name), WrapsHandler)
+    return str(wrapped).lower() if wraps else name
 
 
 def not_installed_error(name: str, error: ImportError) -> HandlerNotInstalled:

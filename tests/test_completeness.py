@@ -72,7 +72,7 @@ def missing_of_handler(entry: EntryPoint) -> list[str]:
     folder = f"handlers/{entry.module.partition('.')[0]}"
     missing = [] if (ROOT / folder).is_dir() else [f"the folder {folder}"]
     conformance = re.compile(
-        rf"^class \w+\(HandlerConformance\):.*?^    handler = {entry.attr}$", re.MULTILINE | re.DOTALL
+        rf"^class \w+\(\w*Conformance\):.*?^    handler = {entry.attr}(?:\.wrap\(.+\))?$", re.MULTILINE | re.DOTALL
     )
     if not any(conformance.search(f.read_text(encoding="utf-8")) for f in (ROOT / "tests").rglob("test_*.py")):
         missing.append(f"a test class: class Test{entry.attr}(HandlerConformance): handler = {entry.attr}")

@@ -37,6 +37,7 @@ from sqlft.handler.capabilities import (
     ReportStage,
     RowPiece,
     ScoresAnswers,
+    SharesWork,
     TakesWeights,
 )
 from sqlft.handler.handlers import (
@@ -47,6 +48,7 @@ from sqlft.handler.handlers import (
     Reranker,
     Trainer,
     Vector,
+    WrapsHandler,
 )
 from sqlft.handler.options import (
     Alias,
@@ -59,6 +61,8 @@ from sqlft.handler.options import (
     SamplingOptions,
     Secret,
     TrainingOptions,
+    WrapperOptions,
+    join_options,
     read_options,
 )
 from sqlft.handler.values import (
@@ -132,14 +136,18 @@ __all__ = [
     "SamplingOptions",
     "ScoresAnswers",
     "Secret",
+    "SharesWork",
     "TakesWeights",
     "Trainer",
     "TrainingDetails",
     "TrainingOptions",
     "TrainingSet",
     "Vector",
+    "WrapperOptions",
+    "WrapsHandler",
     "count_bytes",
     "estimate_tokens",
+    "join_options",
     "max_prompt_tokens",
     "read_options",
 ]

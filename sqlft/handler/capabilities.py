@@ -120,6 +120,14 @@ class FetchesBases(Protocol):
         """Get what `open` needs and is not on this machine.  The time-out of an answer does not run meanwhile."""
 
 
+@runtime_checkable
+class SharesWork(Protocol):
+    """A handler that spreads requests over processes or machines."""
+
+    def describe_share(self) -> str:
+        """Over how many and where, in a few words: EXPLAIN shows it.  Cheap, without a network."""
+
+
 class ExportRequest(NamedTuple):
     """What EXPORT MODEL wants: `name` is the version's, as a file may have it; `system` begins every prompt."""
 

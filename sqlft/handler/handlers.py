@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sqlft.handler.old_names import refuse_old_names
-from sqlft.handler.options import LengthOptions, NoOptions, read_options
+from sqlft.handler.options import LengthOptions, NoOptions, WrapperOptions, read_options
 from sqlft.handler.values import (
     Artifact,
     Completion,
@@ -173,3 +173,20 @@ class Reranker(Handler):
     @abstractmethod
     def rerank(self, pairs: Iterable[tuple[str, str]], model: ModelSpec, artifact: Artifact | None) -> Iterator[float]:
         """A score between 0 and 1 for each (question, text), in order."""
+
+
+class WrapsHandler(Handler):
+    """A handler that lets another one do the work somewhere else; the engine's option `handler` says which.
+
+    It is never constructed: what `wrap` makes of it and of the other one is.
+    """
+
+    engine_options: ClassVar[type[WrapperOptions]] = WrapperOptions
+
+    @classmethod
+    @abstractmethod
+    def wrap(cls, wrapped: type[Handler]) -> type[Handler]:
+        """A class that can do what `wrapped` can, and takes the engine options of both: see `join_options`.
+
+        The simplest is a subclass of `wrapped` that does elsewhere what is work.
+        """

@@ -6,8 +6,10 @@ Not here: how USING (…) becomes an instance of them (`sqlft.options`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field, is_dataclass, make_dataclass
 from typing import Annotated, Literal, NamedTuple, TypeVar, get_type_hints
+
+from sqlft.errors import NotSupported
 
 
 @dataclass
@@ -77,6 +79,39 @@ class EmbeddingOptions:
     """For `model_options` of an Embedder or Reranker that answers too: what a model gives in place of texts."""
 
     mode: Annotated[str | None, "embedding gives vectors, rerank how well a text answers a question"] = None
+
+
+@dataclass(kw_only=True)
+class WrapperOptions:
+    """For `engine_options` of a handler that wraps another; those that inherit it are keyword-only, too."""
+
+    handler: Annotated[str, "the handler that does the work: SHOW HANDLERS lists them", Delivery()]
+
+
+def join_options(own: type, wrapped: type) -> type:
+    """A dataclass with the options of both; NotSupported where they share a name.
+
+    >>> join_options(WrapperOptions, EmbeddingOptions)(handler="local", mode="embedding")
+    EngineOptions(mode='embedding', handler='local')
+    """
+    hints = get_type_hints(wrapped, include_extras=True)
+    if shared := sorted(hints.keys() & get_type_hints(own).keys()):
+        raise NotSupported(
+            f"Both {own.__module__} and {wrapped.__module__} have an engine option '{shared[0]}'.",
+            "One of them has to rename it before one can wrap the other.",
+        )
+    fields = (
+        [] if is_dataclass(wrapped) else [(name, hint, _copy_default(wrapped, name)) for name, hint in hints.items()]
+    )
+    return make_dataclass("EngineOptions", fields, bases=(own, wrapped), kw_only=True)
+
+
+def _copy_default(cls: type, name: str) -> Field[object]:
+    """The default of an annotated class's option, for a dataclass."""
+    if not hasattr(cls, name):
+        return field()
+    default = getattr(cls, name)
+    return field(default_factory=lambda: default) if isinstance(default, list | dict) else field(default=default)
 
 
 Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions | EmbeddingOptions)

@@ -22,6 +22,7 @@ from sqlft.errors import (
     CatalogError,
     NotFound,
     NotSupported,
+    OptionError,
     ProviderError,
     SqlftError,
     did_you_mean,
@@ -41,6 +42,7 @@ from sqlft.handler import (
     Reranker,
     RowError,
     Vector,
+    WrapperOptions,
 )
 from sqlft.options import build_options, drop_options, pick_answer_options, pick_options
 from sqlft.secrets import references
@@ -86,8 +88,15 @@ def find_engine(session: Session, name: str, model: Model | None = None) -> Engi
 
 def create_handler(session: Session, engine: Engine, overrides: Mapping[str, object] | None = None) -> Handler:
     """The engine's handler with its options, secrets in place; `overrides` are a model's own engine options."""
-    cls = plugins.load_handler_class(engine.handler)
+    cls = plugins.load_engine_class(engine.handler, engine.options)
     engine_options = {**engine.options, **pick_options(overrides or {}, cls.engine_options)}
+    if engine_options.get("handler") != engine.options.get("handler") and issubclass(
+        cls.engine_options, WrapperOptions
+    ):
+        raise OptionError(
+            f"The engine '{engine.name}' wraps '{engine.options['handler']}', and a model does not change that.",
+            f"Make another engine: CREATE ML_ENGINE name FROM {engine.handler} USING handler = …",
+        )
     revealed = references.reveal(drop_options(engine_options, EngineSettings))
     try:
         return cls(build_options(cls.engine_options, revealed, f"Engine '{engine.name}'"))
@@ -195,7 +204,7 @@ def _verify_artifact(version: Version) -> Artifact | None:
 
 def _digest_version(engine: Engine, cls: type, own: Mapping[str, object], spec: ModelSpec, version: Version) -> str:
     identity = [
-        engine.handler,
+        plugins.find_answering_handler(engine.handler, engine.options),
         references.redact_options(
             pick_answer_options(drop_options({**engine.options, **pick_options(own, cls)}, EngineSettings), cls)
         ),

@@ -6,7 +6,7 @@ import heapq
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
@@ -133,6 +133,8 @@ class InferenceRun:
         self._fatal_error: ProviderError | None = None
         self._stage: Progress | None = None
         """How far the handler says it is, where it gives no answers yet."""
+        self._metrics: Mapping[str, float] = {}
+        """What the handler last said of how it goes: actors, rows/s."""
         self._fetching: Tick | None = None
         """How far the download of the base is."""
 
@@ -289,7 +291,7 @@ class InferenceRun:
                 if isinstance(item, Delta):
                     self._forward_delta(item)
                 elif isinstance(item, Progress):
-                    self._stage = item
+                    self._stage, self._metrics = item, item.metrics
                 elif self._accept(item):
                     good.append(item)
         finally:
@@ -527,7 +529,7 @@ class InferenceRun:
         now = time.monotonic()
         done = self._next - len(self._outstanding) - len(self._retries)
         stage = self._stage or Progress(done, len(self.answers))
-        self._session.show_progress(Tick(f"asking {self._name}", stage.step, stage.total_steps, stage.metrics))
+        self._session.show_progress(Tick(f"asking {self._name}", stage.step, stage.total_steps, self._metrics))
         if now - self._reported_at > 1.0:
             self._reported_at = now
             self._write_usage()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from sqlft.errors import NotSupported
+from sqlft.handler import SharesWork
 from sqlft.inference.cache import Cache
 from sqlft.inference.estimate import InferenceEstimate, Interval, estimate_inference, estimate_unseen_prompts
 from sqlft.inference.run import InferenceRun
@@ -199,6 +200,8 @@ class Explainer:
     def _make_model_operator(self, explained: ExplainedModel, children: list[Operator]) -> Operator:
         model, version = explained.prompt_table.resolved.model, explained.prompt_table.resolved.version.key
         lines = [f"Engine: {model.engine}{f', base {model.base}' if model.base else ''}"]
+        handler = explained.prompt_table.resolved.handler
+        lines += [handler.describe_share()] if isinstance(handler, SharesWork) else []
         lines += [explained.note] if explained.note else []
         lines += _format_estimate(explained.estimate)
         facts: dict[str, object] = {

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from sqlft import plugins
@@ -25,7 +26,9 @@ def run_checkup() -> dict[str, object]:
     checkup: dict[str, object] = {}
     for name, check in SECTIONS.items():
         try:
-            checkup[name] = check()
+            found = check()
+            if found != {}:
+                checkup[name] = found
         except Exception as e:  # whatever is broken here must not hide the rest
             checkup[name] = {"error": f"{type(e).__name__}: {e}"}
     checkup["advice"] = list(_list_advice(checkup)) or ["nothing is missing"]
@@ -101,12 +104,18 @@ def _diagnose_local_handler() -> Row:
     return plugins.load_handler_class("local").diagnose()
 
 
+def _diagnose_cluster() -> Row:
+    """The machines of the Ray cluster that is up; nothing where Ray is not installed."""
+    return dict(plugins.load_handler_class("ray").diagnose()) if find_spec("ray") else {}
+
+
 SECTIONS: Mapping[str, Callable[[], Row | list[Row]]] = {
     "software": _check_software,
     "machine": lambda: dict(_diagnose_local_handler().get("machine", {})),
     "folders": _check_folders,
     "handlers": _check_handlers,
     "extras": _check_extras,
+    "cluster": _diagnose_cluster,
     "bases": lambda: list(_diagnose_local_handler().get("bases", [])),
 }
 

@@ -130,7 +130,8 @@ def run_describe_engine(session: Session, statement: DescribeEngine, parameters:
         "MODELS": [m.key.name for m in session.catalog.models() if m.engine.lower() == engine.name.lower()],
     }
     if gap is None:
-        cls = plugins.load_handler_class(engine.handler)
+        named = plugins.load_handler_class(engine.handler)
+        cls = plugins.load_engine_class(engine.handler, engine.options) if engine.options else named
         row |= {"TRAINS": issubclass(cls, Trainer), "OPTIONS": _format_options(cls)}
     return pa.Table.from_pylist([row], ENGINE_SCHEMA)
 
@@ -292,8 +293,9 @@ def _build_option_row(name: str, value: object, set_by: str) -> dict[str, object
 
 def _list_defaults(session: Session, model: Model, *, training: bool) -> dict[str, object]:
     """Defaults of the options for training, or for making and asking; none if the handler cannot be loaded."""
-    handler = find_engine(session, model.engine, model).handler
-    cls = plugins.load_handler_class(handler) if describe_missing_packages(handler) is None else Handler
+    engine = find_engine(session, model.engine, model)
+    is_missing = describe_missing_packages(engine.handler) is not None
+    cls = Handler if is_missing else plugins.load_engine_class(engine.handler, engine.options)
     classes: tuple[type, ...] = (cls.model_options, cls.predict_options)
     if training:
         classes = (TrainSettings, cls.train_options) if issubclass(cls, Trainer) else ()

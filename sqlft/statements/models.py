@@ -77,7 +77,7 @@ def run_create_engine(session: Session, statement: CreateEngine, parameters: Par
         return show.show_engine(session, name)
     catalog.require_writing()
     handler, defaults = plugins.resolve_handler_alias(statement.handler)
-    cls = plugins.load_handler_class(handler)
+    cls = plugins.load_engine_class(handler, statement.options)
     handler = handler.lower() if handler.lower() in plugins.find_entry_points() else handler
     if name.lower() in plugins.find_entry_points() and name.lower() != handler:
         raise AlreadyExists(f"'{name}' is the name of a handler.", "Choose another name for the engine.")
@@ -230,7 +230,7 @@ def _build_definition(
             f"{what} needs the option 'engine'.", "Add: USING engine = 'local' (SHOW HANDLERS lists others)."
         )
     engine = find_engine(session, engine_name)
-    cls = plugins.load_handler_class(engine.handler)
+    cls = plugins.load_engine_class(engine.handler, engine.options)
     if imported is not None:
         require_taker(cls, engine.name)
     classes = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)

@@ -12,7 +12,7 @@ from sqlft.catalog.knowledge_bases import is_abandoned
 from sqlft.catalog.records import RUNNING, Engine, KnowledgeBase, Model, ModelKey, Version, from_micros, to_json
 from sqlft.catalog.tables import make_schema, to_local_time
 from sqlft.errors import CatalogError, HandlerNotInstalled
-from sqlft.handler import Trainer
+from sqlft.handler import Trainer, WrapsHandler
 from sqlft.inference.resolve import find_model, read_outputs
 from sqlft.knowledge import tables
 from sqlft.plugins import describe_missing_packages
@@ -228,7 +228,8 @@ def _build_handler_row(name: str) -> dict[str, object]:
     except HandlerNotInstalled:
         return row
     about = (cls.__doc__ or "").strip().split("\n")[0]
-    return row | {"TRAINS": issubclass(cls, Trainer), "DESCRIPTION": about or None}
+    trains = None if issubclass(cls, WrapsHandler) else issubclass(cls, Trainer)
+    return row | {"TRAINS": trains, "DESCRIPTION": about or None}
 
 
 def filter_rows(

@@ -64,7 +64,8 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     catalog = session.catalog
     model = find_model(session, statement.name.key)
     session.require_own(model)
-    cls = plugins.load_handler_class(find_engine(session, model.engine).handler)
+    engine = find_engine(session, model.engine)
+    cls = plugins.load_engine_class(engine.handler, engine.options)
     changeable = cls.resume_options if issubclass(cls, Trainer) else ()
     check_option_names(statement.options, ["wait", *changeable], "RESUME MODEL")
     wait = build_options(TrainSettings, pick_options(statement.options, TrainSettings), "RESUME MODEL").wait

@@ -137,7 +137,8 @@ def cancel_all_trainings(session: Session) -> None:
 
 def is_remote(session: Session, model: Model) -> bool:
     """Whether a model's trainings run at a provider."""
-    cls = plugins.load_handler_class(find_engine(session, model.engine).handler)
+    engine = find_engine(session, model.engine)
+    cls = plugins.load_engine_class(engine.handler, engine.options)
     return issubclass(cls, Trainer) and cls.remote
 
 

@@ -113,7 +113,7 @@ class TrainingRun:
             raise Cancelled(_STOP_MESSAGES[self.stop_reason], f"RESUME MODEL {self.key} goes on with it.")
 
     def _train(self, data: TrainingSet) -> Artifact:
-        cls = plugins.load_handler_class(self.job.handler)
+        cls = plugins.load_engine_class(self.job.handler, self.job.engine_options)
         if not issubclass(cls, Trainer):
             raise NotSupported(f"The handler '{self.job.handler}' cannot train.", "SHOW HANDLERS lists those that can.")
         what = f"Version {self.key}"
@@ -196,8 +196,10 @@ class TrainingRun:
         self._write_end("interrupted" if self._is_remote() else why, _STOP_MESSAGES[why])
 
     def _is_remote(self) -> bool:
-        cls = plugins.load_handler_class(self.job.handler) if self.job.handler else None
-        return cls is not None and issubclass(cls, Trainer) and cls.remote
+        if not self.job.handler:
+            return False
+        cls = plugins.load_engine_class(self.job.handler, self.job.engine_options)
+        return issubclass(cls, Trainer) and cls.remote
 
     def _write_end(self, status: str, error: str, cause: BaseException | None = None) -> None:
         """Write a final status that is not complete; where the disk is full, after some room was made."""

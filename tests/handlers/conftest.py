@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from platformdirs import user_cache_dir
 from sqlft_local.model_cache import MODEL_CACHE, ModelCache
 from tiny_tokenizer import CHATML, make_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from sqlft import plugins
 
 SHAPE = {
     "hidden_size": 64,
@@ -131,3 +134,20 @@ def tiny_adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter")
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster of this machine with two cores, whose actors find the tests' handlers; one for all tests."""
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    paths = [str(Path(__file__).parent), *filter(None, sys.path)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setattr(sys, "path", paths)
+        plugins.find_entry_points.cache_clear()
+        made = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        patch.setenv("RAY_ADDRESS", made.address_info["gcs_address"])
+        yield
+        ray.shutdown()
+    plugins.find_entry_points.cache_clear()

@@ -101,7 +101,7 @@ def read_vocabulary(con: Connection, language: Language | None = None) -> Vocabu
     engines = {name: name for name in plugins.find_entry_points()}
     projects: tuple[str, ...] = ()
     try:
-        engines |= {e.name: e.handler for e in con.session.catalog.engines()}
+        engines |= {e.name: plugins.find_answering_handler(e.handler, e.options) for e in con.session.catalog.engines()}
         relations |= _read_models(con) | _read_knowledge_bases(con)
         projects = tuple(con.session.catalog.projects())
         for model in con.session.catalog.models():

@@ -1,0 +1,145 @@
+"""What actors of a Ray cluster gain and cost: rows a second of slow handlers, and the overhead where answers cost nothing.
+
+    python benchmarks/fleet.py [scaling] [overhead] [--rows 100000]
+
+The cluster is made on this machine.  Handlers that take 50 and 500 ms for a row only sleep, so that sixteen of them need
+no sixteen cores: it is the sharing that is measured.  One actor is the peer of 2 and 16, the handler in this process
+that of the overhead, in the same run, in turns.  Writes benchmarks/results/fleet.jsonl and ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlft
+
+HANDLERS = Path(__file__).resolve().parent.parent / "tests" / "handlers"
+"""Holds `toiler`, a handler that takes as long as it is asked to."""
+RESULTS = Path(__file__).resolve().parent / "results" / "fleet.jsonl"
+ACTORS = (1, 2, 16)
+TARGETS = {2: 1.9, 16: 14.0}
+SECONDS = {0.05: 40, 0.5: 12}
+"""What a row takes, and how many rows each actor gets."""
+OVERHEAD_TARGET = 5.0
+"""Milliseconds per 1,000 rows."""
+ROUNDS = 3
+
+
+@contextmanager
+def prepared() -> Iterator[sqlft.Connection]:
+    """A connection with engines of 1, 2 and 16 actors, and `here` in this process."""
+    sys.path.insert(0, str(HANDLERS))
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SQLFT_HOME"] = folder
+        with sqlft.connect(warn=print) as con:
+            con.execute("CREATE MODEL here PREDICT a USING engine = 'toiler'")
+            for count in ACTORS:
+                con.execute(
+                    f"CREATE ML_ENGINE e{count} FROM ray USING handler = 'toiler', address = 'local', "
+                    f"actors = {count}, num_cpus = 0.01"
+                )
+                con.execute(f"CREATE MODEL m{count} PREDICT a USING engine = 'e{count}'")
+            yield con
+
+
+def ask(con: sqlft.Connection, model: str, rows: int, options: str) -> float:
+    """Seconds for so many rows, all different."""
+    query = (
+        f"SELECT count(m.a) FROM (SELECT 'row ' || i AS x FROM range({rows}) r(i)) t JOIN {model} m ON m.content = t.x "
+        f"USING cache = false, {options}"
+    )
+    started = time.perf_counter()
+    assert con.execute(query).fetchall() == [(rows,)]
+    return time.perf_counter() - started
+
+
+def warm_up(con: sqlft.Connection, model: str, actors: int) -> float:
+    """Ask until all actors are there; how long the first answer took."""
+    first = ask(con, model, 1, "seconds = 0")
+    ask(con, model, 40 * actors, "seconds = 0.2")
+    return first
+
+
+def scaling(con: sqlft.Connection, rows: int) -> list[dict[str, Any]]:
+    """Rows a second by actors."""
+    found = []
+    for seconds, each in SECONDS.items():
+        rates = {count: each * count / ask(con, f"m{count}", each * count, f"seconds = {seconds}") for count in ACTORS}
+        for count, rate in rates.items():
+            gain = rate / rates[1]
+            found.append(
+                {
+                    "what": "scaling",
+                    "seconds": seconds,
+                    "actors": count,
+                    "rows": each * count,
+                    "rows_per_second": rate,
+                    "gain": gain,
+                    "ok": gain >= TARGETS.get(count, 0),
+                }
+            )
+    return found
+
+
+def overhead(con: sqlft.Connection, rows: int) -> list[dict[str, Any]]:
+    """Milliseconds per 1,000 rows beyond those of the handler in this process."""
+    found = []
+    for count in (1, 2):
+        pairs = [
+            (ask(con, "here", rows, "seconds = 0"), ask(con, f"m{count}", rows, "seconds = 0")) for _ in range(ROUNDS)
+        ]
+        more = [1e6 * (there - here) / rows for here, there in pairs]
+        found.append(
+            {
+                "what": "overhead",
+                "actors": count,
+                "rows": rows,
+                "ms_per_1000_rows": statistics.median(more),
+                "rounds": more,
+                "seconds_here": statistics.median(here for here, _ in pairs),
+                "ok": statistics.median(more) <= OVERHEAD_TARGET,
+            }
+        )
+    return found
+
+
+WHAT = {"scaling": scaling, "overhead": overhead}
+
+
+def main() -> None:
+    """Run what is named, print a table, keep the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="*", choices=[[], *WHAT])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parsed = parser.parse_args()
+    with prepared() as con:
+        first = {count: warm_up(con, f"m{count}", count) for count in ACTORS}
+        found = [row for name in parsed.what or WHAT for row in WHAT[name](con, parsed.rows)]
+    day = time.strftime("%Y-%m-%d")
+    with RESULTS.open("a", encoding="utf-8") as results:
+        for row in found:
+            results.write(json.dumps({"day": day, "cores": os.cpu_count(), "load": os.getloadavg()[0], **row}) + "\n")
+    for row in found:
+        if row["what"] == "scaling":
+            print(
+                f"{1000 * row['seconds']:4.0f} ms  {row['actors']:2} actors  {row['rows_per_second']:8.1f} rows/s  "
+                f"{row['gain']:5.2f}x"
+            )
+        else:
+            print(f"overhead  {row['actors']:2} actors  {row['ms_per_1000_rows']:5.2f} ms per 1,000 rows")
+    print(json.dumps({"first_answer_seconds": first, "rows": found}))
+
+
+if __name__ == "__main__":
+    main()
