@@ -36,6 +36,7 @@ from sqlft.handler.capabilities import (
     ReportStage,
     RowPiece,
     ScoresAnswers,
+    SpreadsRequests,
     TakesWeights,
 )
 from sqlft.handler.handlers import (
@@ -57,6 +58,7 @@ from sqlft.handler.options import (
     SamplingOptions,
     Secret,
     TrainingOptions,
+    Unordered,
     read_options,
 )
 from sqlft.handler.values import (
@@ -128,11 +130,13 @@ __all__ = [
     "SamplingOptions",
     "ScoresAnswers",
     "Secret",
+    "SpreadsRequests",
     "TakesWeights",
     "Trainer",
     "TrainingDetails",
     "TrainingOptions",
     "TrainingSet",
+    "Unordered",
     "Vector",
     "count_bytes",
     "estimate_tokens",

@@ -50,6 +50,14 @@ class ScoresAnswers(Protocol):
         """
 
 
+@runtime_checkable
+class SpreadsRequests(Protocol):
+    """A handler that shares requests out over several servers."""
+
+    def list_servers(self, model: ModelSpec, artifact: Artifact | None) -> list[str]:
+        """Where requests go, and what is wrong there, one text for each server; none where there is no choice."""
+
+
 LEARNT_START, LEARNT_END = "⟦", "⟧"
 """Around what is learnt of a row, where it is shown as plain text."""
 

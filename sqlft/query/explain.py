@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from sqlft.errors import NotSupported
+from sqlft.handler import SpreadsRequests
 from sqlft.inference.cache import Cache
 from sqlft.inference.estimate import InferenceEstimate, Interval, estimate_inference, estimate_unseen_prompts
 from sqlft.inference.run import InferenceRun
@@ -143,14 +144,18 @@ class Explainer:
         self._models.append(ExplainedModel(estimate, prompts, note))
 
     def _make_model_operator(self, explained: ExplainedModel, children: list[Operator]) -> Operator:
-        model, version = explained.prompt_table.resolved.model, explained.prompt_table.resolved.version.key
+        resolved = explained.prompt_table.resolved
+        model, version, handler = resolved.model, resolved.version.key, resolved.handler
+        servers = handler.list_servers(resolved.spec, resolved.artifact) if isinstance(handler, SpreadsRequests) else []
         lines = [f"Engine: {model.engine}{f', base {model.base}' if model.base else ''}"]
+        lines += [f"Server: {server}" for server in servers]
         lines += [explained.note] if explained.note else []
         lines += _format_estimate(explained.estimate)
         facts: dict[str, object] = {
             "Model": str(version),
             "Engine": model.engine,
             "Base": model.base,
+            **({"Servers": servers} if servers else {}),
             "Estimate": _estimate_as_json(explained.estimate),
         }
         first = next(m for m in self._models if m.prompt_table is explained.prompt_table)
