@@ -1,10 +1,11 @@
-"""What actors of a Ray cluster gain and cost: rows a second of slow handlers, and the overhead where answers cost nothing.
+"""What actors of a Ray cluster gain and cost: rows a second of slow handlers, and the overhead where answers are free.
 
     python benchmarks/fleet.py [scaling] [overhead] [--rows 100000]
 
-The cluster is made on this machine.  Handlers that take 50 and 500 ms for a row only sleep, so that sixteen of them need
-no sixteen cores: it is the sharing that is measured.  One actor is the peer of 2 and 16, the handler in this process
-that of the overhead, in the same run, in turns.  Writes benchmarks/results/fleet.jsonl and ends with one line of JSON.
+The cluster is made on this machine.  Handlers that take 50 and 500 ms for a row only sleep, so that sixteen of them
+need no sixteen cores: it is the sharing that is measured.  One actor is the peer of 2 and 16, the handler in this
+process that of the overhead, in the same run, in turns.  Writes benchmarks/results/fleet.jsonl and ends with one line
+of JSON.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import (
 )
 
 from sqlft.errors import OptionError, did_you_mean
-from sqlft.handler import Alias, Delivery, Range, Secret
+from sqlft.handler import Alias, Delivery, Range, Secret, Unordered
 from sqlft.redact import SECRET_WORDS, remember_secret
 
 MISSING = object()
@@ -44,6 +44,7 @@ class Option(NamedTuple):
     range: Range | None
     secret: Secret | None
     delivery: bool = False
+    unordered: bool = False
 
     @property
     def type_name(self) -> str:
@@ -118,7 +119,17 @@ def drop_options(given: Mapping[str, object], *classes: type) -> dict[str, objec
 def pick_answer_options(given: Mapping[str, object], cls: type) -> dict[str, object]:
     """The part of `given` that changes answers: neither secrets nor how they are delivered."""
     silent = {n for o in options_of(cls).values() if o.delivery or o.secret for n in (o.name, *o.aliases)}
-    return {k: v for k, v in given.items() if k not in silent}
+    return {k: v for k, v in order_lists(given, cls).items() if k not in silent}
+
+
+def order_lists(given: Mapping[str, object], cls: type) -> dict[str, object]:
+    """`given` with lists whose order changes no answer in one order, and a list of one as that one."""
+    names = {n for o in options_of(cls).values() if o.unordered for n in (o.name, *o.aliases)}
+    return {k: _order_list(v) if k in names and isinstance(v, list) else v for k, v in given.items()}
+
+
+def _order_list(items: list[object]) -> object:
+    return items[0] if len(items) == 1 else sorted(items, key=str)
 
 
 def build_options(cls: type[T], given: Mapping[str, object], what: str) -> T:
@@ -199,6 +210,7 @@ def _read_option(name: str, hint: object, field: dataclasses.Field[object] | Non
         next((e for e in extras if isinstance(e, Range)), None),
         next((e for e in extras if isinstance(e, Secret)), None),
         any(isinstance(e, Delivery) or e is Delivery for e in extras),
+        any(isinstance(e, Unordered) for e in extras),
     )
 
 

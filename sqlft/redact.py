@@ -31,7 +31,8 @@ SECRET_PATTERN = re.compile(
     rf"""(?:(?:{_STATEMENT_WORDS})\w*|(?<!\w)\w*token(?!\w))["'`]?
          (?: \s*+[=:]?\s*+ (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*+'? | '(?:[^']|'')*+'? | "(?:[^"]|"")*+"?
                                    | (?P<tag>\$\w*\$).*?(?:(?P=tag)|\Z) )
-           | \s*+[=:]\s*+(?!env\b) (?P<bare> [^\s,;()}}\]'"$?]++ ) )""",
+           | \s*+[=:]\s*+(?!env\b) (?P<bare> \[(?: [^\]'"] | '(?:[^']|'')*+'? | "(?:[^"]|"")*+"? )*+\]?
+                                          | [^\s,;()}}\]'"$?]++ ) )""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 KEY_FORMS = re.compile(

@@ -244,7 +244,7 @@ class BatchPredictor(Predictor):
                 raise errors.error_from_status(status, {}, content, self._api.address, "")
             answer = parse_answer(content, self._api.address)
         except RequestError as failure:
-            again = failure.is_transient or self._builder.adapt(failure)
+            again = failure.is_transient or self._builder.adapt(failure, self._builder.revision)
             return Completion.failed(number, failure.code, failure.message, retryable=again, request_id=request_id)
         except HandlerError as e:
             return Completion.failed(number, f"http_{status}", e.message, request_id=request_id)

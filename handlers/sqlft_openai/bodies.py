@@ -71,6 +71,8 @@ class RequestBuilder:
         self._usage_in_stream = True
         self._refused_limits: set[str] = set()
         """Names under which the token limit was refused."""
+        self.revision = 0
+        """How often something was left out."""
 
     def build(self, messages: Sequence[Message], *, stream: bool = False) -> JsonObject:
         """The whole body of one request."""
@@ -85,11 +87,16 @@ class RequestBuilder:
                 body["stream_options"] = {"include_usage": True}
         return body
 
-    def adapt(self, error: RequestError) -> bool:
-        """Leave out what a 400 says the provider does not take; whether the body is now another."""
+    def adapt(self, error: RequestError, revision: int) -> bool:
+        """Leave out what a 400 says the provider does not take; whether the body is now another than of `revision`."""
         text = f"{error.parameter or ''} {error.message} {error.code}".lower()
         if error.status not in (400, 422) or not UNSUPPORTED_PATTERN.search(text):
             return False
+        if revision == self.revision:  # else the answer to an earlier request said so
+            self.revision += self._leave_out(error, text)
+        return revision != self.revision
+
+    def _leave_out(self, error: RequestError, text: str) -> bool:
         if "response_format" in text or "json_schema" in text or "json_object" in text:
             return self._simplify_format()
         if "stream_options" in text and self._usage_in_stream:
@@ -136,7 +143,7 @@ def parse_answer(content: bytes, address: Address) -> ParsedAnswer:
     choice = _get_first_choice(body)
     if not ("message" in choice or "error" in choice):
         text = _quote_excerpt(content, address)
-        raise RequestError("malformed", f"{address.provider.title} answered without a choice: {text}", True)
+        raise RequestError("malformed", f"{address.title} answered without a choice: {text}", True)
     return _parse_choice(choice, get_object(choice.get("message")), parse_usage(body.get("usage")), address)
 
 
@@ -155,7 +162,7 @@ def _parse_choice(choice: JsonObject, message: JsonObject, usage: TokenUsage, ad
     if text is None and finish in LENGTH_REASONS:
         raise RequestError("length", f"its tokens were used up by thinking: {RAISE_MAX_TOKENS}", usage=usage)
     if text is None:
-        raise RequestError("no_text", f"{address.provider.title} thought and gave no answer", True, usage=usage)
+        raise RequestError("no_text", f"{address.title} thought and gave no answer", True, usage=usage)
     logprob = sum_logprobs(choice.get("logprobs")) if text == whole else None  # that of the thoughts is in it
     thoughts = "\n\n".join(filter(None, (_get_reasoning(message), reasoning))) or None
     return ParsedAnswer(text, usage, logprob, finish in LENGTH_REASONS, thoughts)
@@ -195,7 +202,7 @@ async def read_stream(lines: AsyncIterator[str], address: Address, emit: Callabl
             texts.append(text)
             thought_filter.add(text)
     if not is_done and finish is None:
-        raise RequestError("malformed", f"the answer of {address.provider.title} broke off", True)
+        raise RequestError("malformed", f"the answer of {address.title} broke off", True)
     content = "".join(texts) if texts or finish == "stop" else None
     message = {"content": content, "refusal": "".join(refusals), REASONING_FIELDS[0]: "".join(thoughts)}
     answer = _parse_choice({"finish_reason": finish}, message, usage, address)
@@ -207,7 +214,7 @@ def _parse_event(data: str, address: Address) -> JsonObject:
     event = parse_json(data)
     if not isinstance(event, dict):
         text = _quote_excerpt(data.encode(), address)
-        raise RequestError("malformed", f"{address.provider.title} streamed what is no JSON: {text}", True)
+        raise RequestError("malformed", f"{address.title} streamed what is no JSON: {text}", True)
     _raise_error(event, address)
     return event
 
@@ -228,7 +235,7 @@ def _make_error(error: ReportedError | None, address: Address, usage: TokenUsage
     status = int(code) if code.isdecimal() else None
     is_transient = status is None or status in errors.TRANSIENT_STATUSES or not 400 <= status < 500
     name = code if status is None else f"http_{status}"
-    return RequestError(name, f"{address.provider.title} says: {text}", is_transient, usage=usage)
+    return RequestError(name, f"{address.title} says: {text}", is_transient, usage=usage)
 
 
 def extract_text(message: JsonObject, finish: str | None, usage: TokenUsage, address: Address) -> str:
@@ -237,7 +244,7 @@ def extract_text(message: JsonObject, finish: str | None, usage: TokenUsage, add
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in get_objects(content))
     if finish == "content_filter":
-        raise RequestError("content_filter", f"{address.provider.title} withheld the answer", usage=usage)
+        raise RequestError("content_filter", f"{address.title} withheld the answer", usage=usage)
     if message.get("refusal") and not content:
         raise RequestError("refusal", address.redact(str(message["refusal"])), usage=usage)
     if finish in LENGTH_REASONS and not content:
@@ -247,7 +254,7 @@ def extract_text(message: JsonObject, finish: str | None, usage: TokenUsage, add
     if not content and message.get("tool_calls"):
         return json.dumps(message["tool_calls"], ensure_ascii=False)
     if not isinstance(content, str):
-        raise RequestError("no_text", f"{address.provider.title} answered without a text", True, usage=usage)
+        raise RequestError("no_text", f"{address.title} answered without a text", True, usage=usage)
     return content
 
 

@@ -13,6 +13,7 @@ from sqlft.handler import Completion, Delta, Predictor, Request, estimate_tokens
 from sqlft_openai.bodies import ParsedAnswer, RequestBuilder, parse_answer, read_stream
 from sqlft_openai.http.errors import RequestError
 from sqlft_openai.http.parsing import JsonObject
+from sqlft_openai.http.servers import Server
 from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, RequestState, TransportThread
 from sqlft_openai.options import PredictOptions
 from sqlft_openai.prices import CostCalculator
@@ -29,41 +30,58 @@ class ChatCompletions:
     """What the conversations of one statement share; used in the transport thread only."""
 
     def __init__(self, client: InferenceClient, options: PredictOptions, schema: JsonObject | None) -> None:
-        self._client, self._options = client, options
-        self._builder = RequestBuilder(client.address.provider, client.model, options, schema)
-        self._costs = CostCalculator(client.address.provider, client.model)
+        self._client, self._options, self._schema = client, options, schema
+        self._builders: dict[Server, RequestBuilder] = {}
+        """What one server does not take, another of an earlier version may."""
+        self._costs = CostCalculator(client.provider, client.model)
 
     async def complete(self, request: Request, emit: Callable[[Delta], None], state: RequestState) -> Completion:
         """The completion, or the row's error; raises HandlerError where no row can be answered."""
-        client, builder = self._client, self._builder
         limit = self._options.max_tokens or DEFAULT_ANSWER_TOKENS
         tokens = sum(estimate_tokens(m.content) for m in request.messages) + limit
         streams = request.stream and not self._options.logprobs  # a stream's would have to be put together
-        outgoing = OutgoingRequest(CHAT_PATH, lambda: builder.build(request.messages, stream=streams), tokens, streams)
-        has_shown = False
+        has_shown, revision = False, 0
+
+        def make_body(server: Server) -> JsonObject:
+            nonlocal revision
+            builder = self._get_builder(server)
+            revision = builder.revision
+            return builder.build(request.messages, stream=streams)
+
+        def adapt(error: RequestError, server: Server) -> bool:
+            return self._get_builder(server).adapt(error, revision)
 
         def show_piece(text: str) -> None:
             nonlocal has_shown
             has_shown = True
             emit(Delta(request.id, text))
 
-        async def read(response: httpx2.Response) -> ParsedAnswer:
-            if not streams:
-                return parse_answer(await response.aread(), client.address)
-            emit_piece = _ignore_piece if has_shown else show_piece
-            return await read_stream(response.aiter_lines(), client.address, emit_piece)
+        async def read(response: httpx2.Response, server: Server) -> ParsedAnswer:
+            if streams:
+                emit_piece = _ignore_piece if has_shown else show_piece
+                answer = await read_stream(response.aiter_lines(), server.address, emit_piece)
+            else:
+                answer = parse_answer(await response.aread(), server.address)
+            if answer.usage.input is not None and answer.usage.output is not None:
+                server.state.limiter.correct_tokens(answer.usage.input + answer.usage.output - tokens)
+            return answer
 
         try:
-            answer = await client.send(outgoing, read, builder.adapt, state)
+            outgoing = OutgoingRequest(CHAT_PATH, make_body, tokens, streams)
+            answer = await self._client.send(outgoing, read, adapt, state)
         except RequestError as error:  # an answer that was withheld has been paid all the same
             cost = self._costs.calculate(error.usage)
             return Completion(request.id, None, error.to_row_error(), *error.usage, cost)
-        usage = answer.usage
-        if usage.input is not None and usage.output is not None:
-            client.limiter.correct_tokens(usage.input + usage.output - tokens)
-        cost = self._costs.calculate(usage)
+        cost = self._costs.calculate(answer.usage)
         more = (answer.logprob, answer.truncated, answer.reasoning)
-        return Completion(request.id, answer.text, None, *usage, cost, *more)
+        return Completion(request.id, answer.text, None, *answer.usage, cost, *more)
+
+    def _get_builder(self, server: Server) -> RequestBuilder:
+        if server not in self._builders:
+            self._builders[server] = RequestBuilder(
+                self._client.provider, self._client.model, self._options, self._schema
+            )
+        return self._builders[server]
 
 
 def _ignore_piece(text: str) -> None:
@@ -84,8 +102,8 @@ class EndedRequest(NamedTuple):
 class HostedPredictor(Predictor):
     """At most `window` requests are pulled and not handed on."""
 
-    def __init__(self, thread: TransportThread, client: InferenceClient, chat: ChatCompletions, window: int) -> None:
-        self._thread, self._client, self._chat, self._window = thread, client, chat, window
+    def __init__(self, thread: TransportThread, client: InferenceClient, chat: ChatCompletions) -> None:
+        self._thread, self._client, self._chat, self._window = thread, client, chat, client.window
         self._events: queue.SimpleQueue[Completion | Delta | EndedRequest] = queue.SimpleQueue()
         self._in_flight: dict[int, RequestState] = {}
         self._ready: deque[Completion | Delta | BaseException] = deque()

@@ -16,6 +16,7 @@ from sqlft.handler import Vector, estimate_tokens
 from sqlft_openai.http.address import Address
 from sqlft_openai.http.errors import RequestError
 from sqlft_openai.http.parsing import TokenUsage, find_error, get_object, get_objects, parse_json, parse_usage
+from sqlft_openai.http.servers import Server
 from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, RequestState, TransportThread
 from sqlft_openai.prices import CostCalculator
 
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
 
 TEXTS_PER_REQUEST = 128
 MAX_IN_FLIGHT = 8
+"""At each server."""
 EMBEDDINGS_PATH = "/embeddings"
 
 
-def embed_texts(
-    thread: TransportThread, client: InferenceClient, window: int, texts: Iterable[str]
-) -> Iterator[Sequence[float]]:
+def embed_texts(thread: TransportThread, client: InferenceClient, texts: Iterable[str]) -> Iterator[Sequence[float]]:
     """One vector per text, in order; ProviderError where a request has none after all tries."""
-    costs = CostCalculator(client.address.provider, client.model)
+    costs = CostCalculator(client.provider, client.model)
     waiting = iter(texts)
     batches = iter(lambda: list(islice(waiting, TEXTS_PER_REQUEST)), [])
     in_flight = deque(
-        thread.run(_request_vectors(client, costs, batch)) for batch in islice(batches, min(MAX_IN_FLIGHT, window))
+        thread.run(_request_vectors(client, costs, batch))
+        for batch in islice(batches, min(MAX_IN_FLIGHT * len(client.servers), client.window))
     )
     try:
         while in_flight:
@@ -50,23 +51,25 @@ def embed_texts(
 async def _request_vectors(client: InferenceClient, costs: CostCalculator, batch: list[str]) -> list[Vector]:
     # An empty text is refused by some providers, and a space means as little.
     body = {"model": client.model, "input": [text or " " for text in batch], "encoding_format": "float"}
+    tokens = float(sum(map(estimate_tokens, batch)))
 
-    def adapt(error: RequestError) -> bool:
+    def adapt(error: RequestError, server: Server) -> bool:
         is_refused = error.status in (400, 422) and "encoding_format" in f"{error.parameter} {error.message}"
         return is_refused and body.pop("encoding_format", None) is not None
 
-    async def read(response: httpx2.Response) -> tuple[list[list[float]], int | None]:
-        return parse_vectors(await response.aread(), len(batch), client.address)
+    async def read(response: httpx2.Response, server: Server) -> tuple[list[list[float]], int | None]:
+        vectors, tokens_used = parse_vectors(await response.aread(), len(batch), server.address)
+        if tokens_used is not None:
+            server.state.limiter.correct_tokens(tokens_used - tokens)
+        return vectors, tokens_used
 
     try:
-        outgoing = OutgoingRequest(EMBEDDINGS_PATH, lambda: body, sum(map(estimate_tokens, batch)))
+        outgoing = OutgoingRequest(EMBEDDINGS_PATH, lambda server: body, tokens)
         vectors, tokens_used = await client.send(outgoing, read, adapt, RequestState())
-        if tokens_used is not None:
-            client.limiter.correct_tokens(tokens_used - outgoing.tokens)
         cost = costs.calculate(TokenUsage(tokens_used, 0))
         return [
-            Vector(vector, tokens, None if cost is None or not tokens_used else cost * (tokens or 0) / tokens_used)
-            for vector, tokens in zip(vectors, _share_tokens(tokens_used, batch), strict=True)
+            Vector(vector, share, None if cost is None or not tokens_used else cost * (share or 0) / tokens_used)
+            for vector, share in zip(vectors, _share_tokens(tokens_used, batch), strict=True)
         ]
     except RequestError as error:
         raise ProviderError(
@@ -86,7 +89,7 @@ def _share_tokens(tokens: int | None, batch: Sequence[str]) -> list[int | None]:
 
 def parse_vectors(content: bytes, count: int, address: Address) -> tuple[list[list[float]], int | None]:
     """(vectors, tokens) in a body of status 200, in the order of the texts; RequestError if there are not so many."""
-    title, body = address.provider.title, get_object(parse_json(content))
+    title, body = address.title, get_object(parse_json(content))
     rows = get_objects(body.get("data"))
     if not rows:
         error = find_error(body)

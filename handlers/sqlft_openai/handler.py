@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from sqlft.errors import NotSupported, OptionError, ProviderError
 from sqlft.handler import Artifact, Embedder, LoadsAdapters, ModelSpec, Notice, Predictor, Price, Secret
 from sqlft_openai.finetune.handler import HostedTrainer
-from sqlft_openai.http.address import Address, check_address_options, get_host, resolve_address
-from sqlft_openai.options import AzurePredictOptions, EngineOptions, ModelOptions, PredictOptions
+from sqlft_openai.http.address import Address, check_address_options, list_hosts, require_one_server, resolve_addresses
+from sqlft_openai.options import (
+    AzurePredictOptions,
+    EngineOptions,
+    ModelOptions,
+    PredictOptions,
+    ProviderEngineOptions,
+)
 from sqlft_openai.providers import PROVIDERS, Provider
 
 if TYPE_CHECKING:
@@ -54,36 +60,43 @@ class HostedHandler(Embedder):
         """What ends at the host that requests go to."""
         from sqlft_openai.sunsets import find_notice
 
-        return find_notice(get_host(self.provider, self.options), self.model_name(model, artifact), training=training)
+        name = self.model_name(model, artifact)
+        notices = (find_notice(host, name, training=training) for host in list_hosts(self.provider, self.options))
+        return next(filter(None, notices), None)
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: object) -> Predictor:
         """Ready to ask; MissingSecret without a key."""
         predict_options = options if isinstance(options, PredictOptions) else PredictOptions()
-        if artifact is not None and artifact.path is not None:
-            artifact = self._load_adapter(artifact)
         if predict_options.batch:
-            return self._open_batch(model, artifact, predict_options)
+            require_one_server(self.provider, self.options)
+        addresses = self._resolve_addresses(artifact, predict_options)
+        if artifact is not None and artifact.path is not None:
+            name, addresses = load_adapters(addresses, self.options, artifact)
+            artifact = dataclasses.replace(artifact, path=None, remote_id=name)
+        if predict_options.batch:
+            return self._open_batch(addresses[0], model, artifact, predict_options)
         from sqlft_openai.chat import ChatCompletions, HostedPredictor
         from sqlft_openai.http.transport import InferenceClient, get_transport_thread
 
         client = InferenceClient(
             get_transport_thread(),
-            self._resolve_address(artifact, predict_options),
+            addresses,
             self.options,
             self.model_name(model, artifact),
             predict_options.max_retries,
             predict_options.timeout,
         )
         chat = ChatCompletions(client, predict_options, model.schema)
-        return HostedPredictor(get_transport_thread(), client, chat, self.options.max_concurrency)
+        return HostedPredictor(get_transport_thread(), client, chat)
 
-    def _open_batch(self, model: ModelSpec, artifact: Artifact | None, predict_options: PredictOptions) -> Predictor:
+    def _open_batch(
+        self, address: Address, model: ModelSpec, artifact: Artifact | None, predict_options: PredictOptions
+    ) -> Predictor:
         from sqlft_openai.batch import BatchPredictor, BatchStore
         from sqlft_openai.bodies import RequestBuilder
         from sqlft_openai.http.api import ApiClient
         from sqlft_openai.prices import CostCalculator
 
-        address = self._resolve_address(artifact, predict_options)
         name = address.deployment or self.model_name(model, artifact)
         folder = None if model.folder is None else model.folder / "batches"
         return BatchPredictor(
@@ -99,9 +112,9 @@ class HostedHandler(Embedder):
         from sqlft_openai.embeddings import embed_texts
         from sqlft_openai.http.transport import InferenceClient, get_transport_thread
 
-        thread, address = get_transport_thread(), self._resolve_address(artifact, None)
-        client = InferenceClient(thread, address, self.options, self.model_name(model, artifact))
-        return embed_texts(thread, client, self.options.max_concurrency, texts)
+        thread, addresses = get_transport_thread(), self._resolve_addresses(artifact, None)
+        client = InferenceClient(thread, addresses, self.options, self.model_name(model, artifact))
+        return embed_texts(thread, client, texts)
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking costs by genai-prices, and what training costs by the provider's list; None where unknown."""
@@ -115,30 +128,57 @@ class HostedHandler(Embedder):
             return known
         return dataclasses.replace(known or Price(source=self.provider.training_prices_source), training=usd)
 
+    def describe_share(self, model: ModelSpec, artifact: Artifact | None) -> list[str]:
+        """Several addresses, each with what the server said when it was left out."""
+        if not isinstance(self.options.base_url, list) or len(self.options.base_url) == 1:
+            return []
+        from sqlft_openai.http.transport import get_transport_thread
+
+        thread, name = get_transport_thread(), self.model_name(model, artifact)
+        servers = [thread.get_server(a, name, self.options) for a in self._resolve_addresses(artifact, None)]
+        return [f"Server: {s.address.base}{f' (left out: {s.state.said})' if s.state.is_down else ''}" for s in servers]
+
     def model_name(self, model: ModelSpec, artifact: Artifact | None) -> str:
         """What the provider calls it: what training made, or the base."""
         if artifact is not None and artifact.remote_id:
             return artifact.remote_id
         return model.base or self.provider.default_base or ""
 
-    def _resolve_address(self, artifact: Artifact | None, options: PredictOptions | None) -> Address:
+    def _resolve_addresses(self, artifact: Artifact | None, options: PredictOptions | None) -> Sequence[Address]:
         """Where it is asked; a tuned version at Azure by its own deployment, since the base's would answer for it."""
-        address = resolve_address(self.provider, self.options)
+        addresses = resolve_addresses(self.provider, self.options)
         if artifact is None or not artifact.remote_id:
-            return address
+            return addresses
         named = options.tuned_deployment if isinstance(options, AzurePredictOptions) else None
-        return address._replace(deployment=named or artifact.details.get("tuned_deployment"))
+        return [a._replace(deployment=named or artifact.details.get("tuned_deployment")) for a in addresses]
 
-    def _load_adapter(self, artifact: Artifact) -> Artifact:
-        """An adapter of a folder as the server knows it once it has it."""
-        from sqlft_openai.http.api import ApiClient
 
-        name = load_adapter(ApiClient(resolve_address(self.provider, self.options), self.options), artifact)
-        return dataclasses.replace(artifact, path=None, remote_id=name)
+def load_adapters(
+    addresses: Sequence[Address], options: EngineOptions, artifact: Artifact
+) -> tuple[str, Sequence[Address]]:
+    """The name that the adapter of an artifact's folder answers to, and the servers that have it now."""
+    from sqlft_openai.http.api import ApiClient
+    from sqlft_openai.http.errors import RequestError, make_unreachable_error
+
+    name, loaded, failed = "", list[Address](), list[RequestError]()
+    for address in addresses:
+        try:
+            name = load_adapter(ApiClient(address, options), artifact)
+            loaded.append(address)
+        except RequestError as error:  # one of several that is not there: this statement leaves it out
+            failed.append(error)
+    if not loaded:
+        failed[0].message = "; ".join(error.message for error in failed)
+        raise make_unreachable_error(failed[0])
+    return name, loaded
 
 
 def load_adapter(api: ApiClient, artifact: Artifact) -> str:
-    """Load the adapter of an artifact's folder into a vLLM server, if it is not there yet; the name it answers to."""
+    """Load the adapter of an artifact's folder into a vLLM server, if it is not there yet; the name it answers to.
+
+    RequestError where the server is not there, and is one of several.
+    """
+    from sqlft_openai.http.api import MAX_TRIES
     from sqlft_openai.http.errors import RequestError
 
     folder = artifact.path
@@ -148,11 +188,15 @@ def load_adapter(api: ApiClient, artifact: Artifact) -> str:
             "Ask it where it was trained: leave serve out.",
         )
     name = str(artifact.details.get("serve_as") or folder.name)
+    is_one_of_several = api.address.is_one_of_several
     try:
         api.retry(
-            lambda: api.post_for_text("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.absolute())})
+            lambda: api.post_for_text("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.absolute())}),
+            1 if is_one_of_several else MAX_TRIES,
         )
     except RequestError as error:
+        if is_one_of_several and error.is_servers_fault:
+            raise
         if "already been loaded" in error.message or "already loaded" in error.message:
             return name
         if error.status in (404, 405) and "adapter" not in error.message.lower():
@@ -169,8 +213,9 @@ def load_adapter(api: ApiClient, artifact: Artifact) -> str:
 
 def make_handler(provider: Provider) -> type[HostedHandler]:
     """The handler class of a provider, which can do what the entry says."""
-    key = Annotated[str | None, f"the key of {provider.title}", Secret(provider.key_variable)]
     kind = provider.engine_options
+    of = provider.title if issubclass(kind, ProviderEngineOptions) else f"{provider.title}, one for all of several"
+    key = Annotated[str | None, f"the key of {of}", Secret(provider.key_variable)]
     engine_options = dataclasses.make_dataclass(
         kind.__name__, [("api_key", key, dataclasses.field(default=None))], bases=(kind,)
     )

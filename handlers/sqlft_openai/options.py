@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from sqlft.handler import Alias, Delivery, Range, SamplingOptions, Secret, TrainingOptions
+from sqlft.handler import Alias, Delivery, Range, SamplingOptions, Secret, TrainingOptions, Unordered
 
 
 @dataclass
 class EngineOptions:
-    """CREATE ML_ENGINE … FROM openai USING …; any of them may stand in CREATE MODEL as well."""
+    """CREATE ML_ENGINE … FROM openai_compatible USING …; any of them may stand in CREATE MODEL as well."""
 
     base_url: Annotated[
-        str | None,
-        "where it is reached, with or without /v1",
+        str | list[str] | None,
+        "where it is reached, with or without /v1; a list of servers that answer alike shares the work",
+        Unordered(),
         Alias("api_base"),
         Alias("openai_api_base"),
         Alias("anyscale_api_base"),
@@ -40,7 +41,20 @@ class EngineOptions:
 
 
 @dataclass
-class AzureEngineOptions(EngineOptions):
+class ProviderEngineOptions(EngineOptions):
+    """CREATE ML_ENGINE … FROM a provider, which has one address."""
+
+    base_url: Annotated[
+        str | None,
+        "where it is reached, with or without /v1",
+        Alias("api_base"),
+        Alias("openai_api_base"),
+        Alias("anyscale_api_base"),
+    ] = None
+
+
+@dataclass
+class AzureEngineOptions(ProviderEngineOptions):
     """CREATE ML_ENGINE … FROM azure_openai USING …"""
 
     azure_endpoint: Annotated[str | None, "the resource, https://NAME.openai.azure.com; base_url gives it too"] = None
@@ -54,7 +68,7 @@ class AzureEngineOptions(EngineOptions):
 
 
 @dataclass
-class FireworksEngineOptions(EngineOptions):
+class FireworksEngineOptions(ProviderEngineOptions):
     """CREATE ML_ENGINE … FROM fireworks USING …"""
 
     account: Annotated[

@@ -19,6 +19,7 @@ from sqlft_openai.options import (
     FireworksEngineOptions,
     FireworksTrainOptions,
     PredictOptions,
+    ProviderEngineOptions,
     TemplatePredictOptions,
     TogetherTrainOptions,
     TrainOptions,
@@ -83,7 +84,7 @@ class Provider:
     needs_key: bool = True
     is_gone: bool = False
     """The provider has ended: the name is kept for servers that speak as it did."""
-    engine_options: type[EngineOptions] = EngineOptions
+    engine_options: type[EngineOptions] = ProviderEngineOptions
     predict_options: type[PredictOptions] = PredictOptions
     train_options: type[TrainingOptions] = TrainOptions
     default_base: str | None = None
@@ -162,6 +163,7 @@ PROVIDERS: dict[str, Provider] = {
             "an OpenAI-compatible server",
             "Any server that speaks the protocol: llama.cpp, Ollama, LM Studio, OpenRouter …",
             needs_key=False,
+            engine_options=EngineOptions,
             predict_options=TemplatePredictOptions,
             batch_path="/v1/chat/completions",
             dialect="openai",
@@ -216,6 +218,7 @@ PROVIDERS: dict[str, Provider] = {
             base_url="http://localhost:8000/v1",
             key_variable="VLLM_API_KEY",
             needs_key=False,
+            engine_options=EngineOptions,
             predict_options=VLLMPredictOptions,
             loads_adapters=True,
             instead_of_training="Train with engine = 'local', and ask that version on this server: "

@@ -100,12 +100,12 @@ class AsksActors(Handler):
             artifact = dataclasses.replace(artifact, path=Path(trees[-1].path))
         return Work(dataclasses.replace(model, folder=None), artifact, options, tuple(trees))
 
-    def describe_share(self) -> str:
+    def describe_share(self, model: ModelSpec, artifact: Artifact | None) -> list[str]:
         """How many actors, and what Ray keeps for each."""
         count, own = self.ray_options.actors, self.ray_options
         actors = "an actor on each machine" if count is None else f"{count:,} actor{'s'[: count != 1]}"
         each = f"{own.num_cpus:g} CPU" + (f" and {own.num_gpus:g} GPU" if own.num_gpus else "")
-        return f"Shared by {actors} of {each}, cluster {own.address}"
+        return [f"Shared by {actors} of {each}, cluster {own.address}"]
 
     def find_pool(self) -> Pool:
         """The actors of engines like this one."""

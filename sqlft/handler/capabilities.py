@@ -124,8 +124,8 @@ class FetchesBases(Protocol):
 class SharesWork(Protocol):
     """A handler that spreads requests over processes or machines."""
 
-    def describe_share(self) -> str:
-        """Over how many and where, in a few words: EXPLAIN shows it.  Cheap, without a network."""
+    def describe_share(self, model: ModelSpec, artifact: Artifact | None) -> list[str]:
+        """Where requests go, lines for EXPLAIN; none where there is no choice.  Cheap, without a network."""
 
 
 class ExportRequest(NamedTuple):

@@ -40,6 +40,10 @@ class Delivery(NamedTuple):
     """In an option's Annotated[…]: how answers are got, which changes none: those kept under another value serve."""
 
 
+class Unordered(NamedTuple):
+    """In an option's Annotated[…]: of a list the order changes no answer, and a list of one is as good as that one."""
+
+
 @dataclass
 class SamplingOptions:
     """For `predict_options`.  The core caches answers whose temperature is 0, and estimates cost by max_tokens."""

@@ -44,7 +44,7 @@ from sqlft.handler import (
     Vector,
     WrapperOptions,
 )
-from sqlft.options import build_options, drop_options, pick_answer_options, pick_options
+from sqlft.options import build_options, drop_options, order_lists, pick_answer_options, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Session
 from sqlft.sql.names import format_name
@@ -266,7 +266,8 @@ def serve_with_engine(session: Session, resolved: ResolvedVersion, name: str) ->
             "A vLLM server can: CREATE ML_ENGINE … FROM vllm USING base_url = '…', then serve = that engine.",
         )
     spec = build_model_spec(type(handler), resolved.model.base, {}, f"Engine '{name}'", resolved.outputs.schema)
-    identity = [resolved.digest, engine.handler, references.redact_options(engine.options)]
+    options = references.redact_options(order_lists(engine.options, type(handler).engine_options))
+    identity = [resolved.digest, engine.handler, options]
     digest = sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
     adapter_name = f"{key.model.name}-{key.number}-{(resolved.version.artifact_digest or digest)[:8]}"
     artifact = Artifact(made.path, None, {**made.details, "serve_as": adapter_name})

@@ -198,16 +198,18 @@ class Explainer:
         self._models.append(ExplainedModel(estimate, prompts, note))
 
     def _make_model_operator(self, explained: ExplainedModel, children: list[Operator]) -> Operator:
-        model, version = explained.prompt_table.resolved.model, explained.prompt_table.resolved.version.key
+        resolved = explained.prompt_table.resolved
+        model, version, handler = resolved.model, resolved.version.key, resolved.handler
         lines = [f"Engine: {model.engine}{f', base {model.base}' if model.base else ''}"]
-        handler = explained.prompt_table.resolved.handler
-        lines += [handler.describe_share()] if isinstance(handler, SharesWork) else []
+        share = handler.describe_share(resolved.spec, resolved.artifact) if isinstance(handler, SharesWork) else []
+        lines += share
         lines += [explained.note] if explained.note else []
         lines += _format_estimate(explained.estimate)
         facts: dict[str, object] = {
             "Model": str(version),
             "Engine": model.engine,
             "Base": model.base,
+            **({"Shared by": share} if share else {}),
             "Estimate": _estimate_as_json(explained.estimate),
         }
         first = next(m for m in self._models if m.prompt_table is explained.prompt_table)

@@ -102,6 +102,16 @@ def model_maker(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def shared_model_maker(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_model`, for a base that several tests read."""
+
+    def make(**given: Any) -> Path:
+        return make_model(tmp_path_factory.mktemp("shared") / "model", **given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def kept_bases() -> Path:
     """Where the real base stays between runs of the tests: SQLFT_TEST_BASES, or the user's cache."""
     return Path(os.environ.get("SQLFT_TEST_BASES") or Path(user_cache_dir("sqlft-tests")) / "bases")

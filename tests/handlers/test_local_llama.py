@@ -252,9 +252,14 @@ def test_bad_files_are_told(tiny: Path, adapters: list[Path], model_maker: Calla
             ask(other, PROMPTS[:1], adapters[0], adapter=how)
 
 
-def test_what_llama_cpp_cannot_run_falls_back(model_maker: Callable[..., Path], processor: str) -> None:
+@pytest.fixture(scope="module")
+def sliding(shared_model_maker: Callable[..., Path]) -> Path:
+    """A base that llama.cpp cannot run, tried once for all processors."""
+    return shared_model_maker(kind="mistral", sliding_window=8)
+
+
+def test_what_llama_cpp_cannot_run_falls_back(sliding: Path, processor: str) -> None:
     """By itself, and says so where it was asked for."""
-    base = model_maker(kind="mistral", sliding_window=8)
-    assert texts(ask(base, PROMPTS[:1], backend="auto", precision="auto"))
+    assert texts(ask(sliding, PROMPTS[:1], backend="auto", precision="auto"))
     with pytest.raises(NotSupported, match="sliding window"):
-        ask(base, PROMPTS[:1])
+        ask(sliding, PROMPTS[:1])

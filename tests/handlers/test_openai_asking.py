@@ -147,31 +147,30 @@ def test_a_limit_that_only_refusals_show_is_learned(provider: Any, connection: H
 
 def test_a_request_that_is_called_off_holds_up_no_other(provider: Any, until: Until) -> None:
     """Where one request at a time is sent, until one passes."""
-    from sqlft_openai.http.address import resolve_address
+    from sqlft_openai.http.address import resolve_addresses
     from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, RequestState, get_transport_thread
     from sqlft_openai.options import EngineOptions
     from sqlft_openai.providers import PROVIDERS
 
     options = EngineOptions(base_url=provider.url, api_key=provider.key)
-    address = resolve_address(PROVIDERS["openai"], options)
-    limiter = get_transport_thread().get_limiter(address, "gpt-4o-mini", options)
+    addresses = resolve_addresses(PROVIDERS["openai"], options)
+    limiter = get_transport_thread().get_server(addresses[0], "gpt-4o-mini", options).state.limiter
     for serial in range(1, 9):
-        assert get_transport_thread().run(limiter.acquire(1.0)).result(PATIENCE) == serial
+        assert limiter.take(1.0) == serial
     for serial in range(1, 9):
         limiter.record_refusal(serial, {}, None)
-    inference = InferenceClient(get_transport_thread(), address, options, "gpt-4o-mini")
-    sent = OutgoingRequest(
-        "/chat/completions", lambda: {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "probe"}]}
-    )
+    inference = InferenceClient(get_transport_thread(), addresses, options, "gpt-4o-mini")
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "probe"}]}
+    sent = OutgoingRequest("/chat/completions", lambda server: body)
     provider.latency = PATIENCE
     probe = get_transport_thread().run(
-        inference.send(sent, lambda response: response.aread(), lambda fault: False, RequestState())
+        inference.send(sent, lambda response, server: response.aread(), lambda fault, server: False, RequestState())
     )
     until(lambda: provider.in_flight == 1)
     probe.cancel()
     provider.latency = 0.0
     assert b"A:probe" in get_transport_thread().run(
-        inference.send(sent, lambda response: response.aread(), lambda fault: False, RequestState())
+        inference.send(sent, lambda response, server: response.aread(), lambda fault, server: False, RequestState())
     ).result(PATIENCE)
 
 
@@ -262,6 +261,17 @@ def test_what_a_model_does_not_take_is_left_out(provider: Any, connection: Hoste
     last = provider.calls[-1].json()
     assert "max_tokens" not in last
     assert last["max_completion_tokens"] == 50
+
+
+def test_what_several_requests_under_way_are_refused_for_is_left_out_of_all(
+    provider: Any, connection: HostedConnection
+) -> None:
+    connection.create_model("max_concurrency = 8")
+    provider.latency = 0.05
+    message = "Unsupported value: 'temperature' does not support 0.0 with this model."
+    provider.inject_fault("400", times=None, message=message, content='"temperature"', after=True)
+    assert connection.ask_rows(20) == expected_rows(20)
+    assert 20 < provider.count("/chat/completions") <= 20 + 8
 
 
 def test_how_likely_an_answer_was(provider: Any, connection: HostedConnection) -> None:

@@ -44,8 +44,19 @@ class Provider(ProviderState):
         self._ready.wait()
         return self
 
+    def die(self) -> None:
+        """Cut all connections, and take none any more; from any thread."""
+        self._loop.call_soon_threadsafe(self._cut_connections)
+
+    def _cut_connections(self) -> None:
+        for connection in self._runner.server.connections if self._runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        self._loop.stop()
+
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not None:
             self._thread.join()
 
@@ -64,12 +75,16 @@ class Provider(ProviderState):
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        runner = self._loop.run_until_complete(self._start())
+        self._runner = self._loop.run_until_complete(self._start())
         self._ready.set()
         try:
             self._loop.run_forever()
         finally:
-            self._loop.run_until_complete(runner.cleanup())
+            self._loop.run_until_complete(self._runner.cleanup())
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             self._loop.close()
 
     async def _start(self) -> web.AppRunner:

@@ -79,6 +79,7 @@ def test_split(text: str, pieces: list[str]) -> None:
         ("(ENCRYPTION_KEY 'k')", "(ENCRYPTION_KEY ***)"),
         ("secret = E'a\\'b' c", "secret = ******* c"),
         ("auth_token = $$a\nb$$", "auth_token = ***\n***"),
+        ("api_key = ['k', \"l]\"], b = 1", "api_key = ***********, b = 1"),
         ("api_key = env('K'), api_key = ?, api_key = $1", "api_key = env('K'), api_key = ?, api_key = $1"),
         ("select password from t where x = 'y'", "select password from t where x = 'y'"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sqlft.handler import Artifact, Estimate, ModelSpec, Progress, RenderedRow, Trainer, TrainingSet
-from sqlft_openai.http.address import resolve_address
+from sqlft_openai.http.address import require_one_server, resolve_address
 from sqlft_openai.options import EngineOptions, HostedTrainOptions
 from sqlft_openai.providers import Provider
 
@@ -36,6 +36,7 @@ class HostedTrainer(Trainer):
         from sqlft_openai.finetune.rows import prepare_rows
 
         check_options(options, self.provider)
+        require_one_server(self.provider, self.options)
         rows = prepare_rows(self.provider, self.model_name(model, start), data, options)
         remarks = [f"{rows.epochs} epochs", f"tokens counted by {rows.counted_by}"]
         if rows.left_out:

@@ -1,15 +1,15 @@
-"""Where an engine is reached, and with which key: base_url, Azure's paths, headers."""
+"""Where an engine is reached, and with which key: one base_url or several, Azure's paths, headers."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from sqlft.errors import STARS, MissingSecret, OptionError, names_variable, redact, redact_keys
+from sqlft.errors import STARS, MissingSecret, NotSupported, OptionError, names_variable, redact, redact_keys
 from sqlft_openai.options import AzureEngineOptions, EngineOptions
 from sqlft_openai.providers import Provider
 
@@ -27,6 +27,13 @@ class Address(NamedTuple):
     api_version: str | None = None
     """Of Azure's classic API, whose paths have the deployment in them."""
     deployment: str | None = None
+    is_one_of_several: bool = False
+    """Whether the engine has other servers."""
+
+    @property
+    def title(self) -> str:
+        """Who answers, as messages name it."""
+        return self.base if self.is_one_of_several else self.provider.title
 
     @property
     def base(self) -> str:
@@ -62,20 +69,37 @@ class Address(NamedTuple):
         return text if len(text) <= most else f"{text[:most]}…"
 
 
-def resolve_address(provider: Provider, options: EngineOptions) -> Address:
+def resolve_addresses(provider: Provider, options: EngineOptions) -> tuple[Address, ...]:
     """OptionError for an address that is none, MissingSecret without a key or with one that cannot be sent."""
+    urls = _list_urls(provider, options)
     if isinstance(options, AzureEngineOptions):
-        return _resolve_azure_address(provider, options)
-    bases = _list_candidate_bases(provider, _require_base(provider, options.base_url))
+        return (_resolve_azure_address(provider, options, urls),)
     key = _require_key(provider, options.api_key)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if options.organization:
         headers["OpenAI-Organization"] = options.organization
-    return Address(provider, bases, key, headers)
+    candidates = [_list_candidate_bases(provider, url) for url in urls or [_require_base(provider)]]
+    return tuple(Address(provider, bases, key, headers, is_one_of_several=len(candidates) > 1) for bases in candidates)
 
 
-def _resolve_azure_address(provider: Provider, options: AzureEngineOptions) -> Address:
-    url = _normalize_url(provider, _require_base(provider, _get_option(options)))
+def resolve_address(provider: Provider, options: EngineOptions) -> Address:
+    """The one address of an engine, where files and jobs are; NotSupported where it has several."""
+    require_one_server(provider, options)
+    return resolve_addresses(provider, options)[0]
+
+
+def require_one_server(provider: Provider, options: EngineOptions) -> None:
+    """NotSupported where an engine has several."""
+    if len(urls := _list_urls(provider, options)) > 1:
+        raise NotSupported(
+            f"A batch or a training is on one server, and base_url names {len(urls)}.",
+            f"Make an engine of the one that does it: CREATE ML_ENGINE … FROM {provider.name} USING base_url = "
+            f"'{_strip_user(urls[0])}'.",
+        )
+
+
+def _resolve_azure_address(provider: Provider, options: AzureEngineOptions, urls: Sequence[str]) -> Address:
+    url = _normalize_url(provider, urls[0] if urls else _require_base(provider))
     key = None if options.azure_ad_token else _require_key(provider, options.api_key)
     token = options.azure_ad_token and _check_sendable(provider, options.azure_ad_token, "azure_ad_token")
     headers = {"api-key": key} if key else {"Authorization": f"Bearer {token}"}
@@ -90,25 +114,29 @@ def _resolve_azure_address(provider: Provider, options: AzureEngineOptions) -> A
 
 def check_address_options(provider: Provider, options: EngineOptions) -> None:
     """OptionError for an address that is none, MissingSecret for a key that cannot be one; neither need be given."""
-    if url := _get_option(options):
-        _normalize_url(provider, url)
-    if provider.is_gone:
-        _require_base(provider, options.base_url)
+    if not _list_urls(provider, options) and provider.is_gone:
+        _require_base(provider)
     if options.api_key:
         _check_sendable(provider, options.api_key, "api_key")
 
 
-def get_host(provider: Provider, options: EngineOptions) -> str:
-    """The host that requests go to, in lower case; empty where none is known yet."""
-    url = _get_option(options) or _get_default_base(provider) or ""
-    try:
-        return urlsplit(url.strip()).hostname or ""
-    except ValueError:  # no URL: `resolve_address` says so
-        return ""
+def list_hosts(provider: Provider, options: EngineOptions) -> list[str]:
+    """The hosts that requests go to, in lower case; OptionError for an address that is none."""
+    urls = _list_urls(provider, options) or list(filter(None, [_get_default_base(provider)]))
+    return [urlsplit(_normalize_url(provider, url)).hostname or "" for url in urls]
 
 
-def _get_option(options: EngineOptions) -> str | None:
-    return (options.azure_endpoint if isinstance(options, AzureEngineOptions) else None) or options.base_url
+def _list_urls(provider: Provider, options: EngineOptions) -> list[str]:
+    """The addresses that the options give, which may be none; OptionError."""
+    endpoint = options.azure_endpoint if isinstance(options, AzureEngineOptions) else None
+    given = endpoint or options.base_url
+    if given == []:
+        raise OptionError("base_url is an empty list.", f"Name a server at least: {provider.base_example}.")
+    urls = given if isinstance(given, list) else [given] if given else []
+    bases = [_list_candidate_bases(provider, url)[0] for url in urls]
+    if twice := next((base for base in bases if bases.count(base) > 1), None):
+        raise OptionError(f"base_url names {_strip_user(twice)} twice.", "Name each server once.")
+    return urls
 
 
 def _get_default_base(provider: Provider) -> str | None:
@@ -116,9 +144,9 @@ def _get_default_base(provider: Provider) -> str | None:
     return from_environment or provider.base_url
 
 
-def _require_base(provider: Provider, url: str | None) -> str:
-    """The address of the options, or the provider's own; OptionError where there is none."""
-    base = url or _get_default_base(provider)
+def _require_base(provider: Provider) -> str:
+    """The provider's own address, where the options give none; OptionError where there is none."""
+    base = _get_default_base(provider)
     if not base and provider.is_gone:
         raise OptionError(
             f"{provider.title} is gone: the engine '{provider.name}' is for other servers that speak as it did.",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlft.errors import HandlerError
 from sqlft_openai.http import errors
 from sqlft_openai.http.address import Address
-from sqlft_openai.http.errors import RequestError
+from sqlft_openai.http.errors import MAX_RETRY_AFTER, RequestError
 from sqlft_openai.http.parsing import JsonObject, get_object, get_text, parse_error, parse_json
 from sqlft_openai.http.transport import describe_head, log_exchange
 from sqlft_openai.options import EngineOptions
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 UPLOAD_SECONDS = 1800.0
 MAX_TRIES = 6
-MAX_WAIT, MAX_RETRY_AFTER = 30.0, 600.0
+MAX_WAIT = 30.0
 MAX_ITEMS = 5000
 """Of a list: what is older is not looked for."""
 HTTP_HEADERS = {
@@ -192,7 +192,7 @@ class ApiClient:
         meaning = errors.error_from_status(status, response.headers, response.content, self.address, self._model)
         if status in (404, 405) and isinstance(meaning, HandlerError):  # no such job, or no such path: who asks knows
             text = self.address.redact(parse_error(response.content).message) or f"status {status}"
-            return RequestError("not_found", f"{self.address.provider.title} says: {text}", False, status)
+            return RequestError("not_found", f"{self.address.title} says: {text}", False, status)
         return meaning
 
     def _set_headers(self, request: httpx2.Request) -> None:
@@ -209,7 +209,7 @@ class ApiClient:
         wants_json = request.headers.get("accept") == "application/json"
         if response.status_code < 300 and wants_json and not isinstance(parse_json(response.content or b"{}"), dict):
             text = self.address.redact(response.text, 80)
-            raise RequestError("malformed", f"{self.address.provider.title} answered with no JSON: {text!r}", True)
+            raise RequestError("malformed", f"{self.address.title} answered with no JSON: {text!r}", True)
 
 
 class Poller:

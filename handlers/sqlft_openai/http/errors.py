@@ -14,6 +14,8 @@ from sqlft_openai.sunsets import explain_ended_model
 
 TRANSIENT_STATUSES = (408, 409, 425, 429)
 """Statuses that may pass; with all from 500."""
+MAX_RETRY_AFTER = 600.0
+"""A provider that wants to be left alone for longer ends the statement, where there is no other server."""
 CONNECT_ERRORS = {
     *("ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"),
     *("ClientConnectorError", "ConnectError", "gaierror"),
@@ -61,6 +63,16 @@ class RequestError(Exception):
     """Tokens that were paid for all the same."""
     tries: int = 1
 
+    @property
+    def is_servers_fault(self) -> bool:
+        """Whether it may be that the server answers nobody."""
+        return self.is_unreachable or self.is_dropped or self.code == "timeout" or (self.status or 0) >= 500
+
+    @property
+    def wants_long_pause(self) -> bool:
+        """Whether waiting for that is out of the question."""
+        return self.retry_after is not None and self.retry_after > MAX_RETRY_AFTER
+
     def to_row_error(self) -> RowError:
         """What the row says; the core need not ask again."""
         times = f" (asked {self.tries} times)" if self.tries > 1 else ""
@@ -78,7 +90,7 @@ def error_from_status(
         return fatal
     return RequestError(
         error.code if error.code and not error.code.isdigit() else f"http_{status}",
-        f"{address.provider.title} says: {text}",
+        f"{address.title} says: {text}",
         status in TRANSIENT_STATUSES or status >= 500,
         status,
         headers.get("x-request-id") or headers.get("apim-request-id"),
@@ -91,7 +103,7 @@ def error_from_status(
 def _find_fatal_error(
     status: int, headers: Mapping[str, str], code: str, text: str, address: Address, model: str
 ) -> HandlerError | None:
-    title = address.provider.title
+    title = address.title
     if code in NO_MONEY_CODES or status == 402:
         return ProviderError(
             f"The account at {title} has no money left: {text}",

@@ -1,12 +1,11 @@
 """How many requests a provider takes: what its headers say, and what its refusals teach where they say nothing.
 
-Called by `transport`, in its thread only.  In: the user's ceilings, the headers of answers, refusals.  Out: the moment
-at which the next request may go.  Times are seconds of one monotonic clock; serial numbers grow by one per request.
+Called by `servers` and `transport`, in their thread only.  In: the user's ceilings, the headers of answers, refusals.
+Out: when the next request may go.  Times are seconds of one monotonic clock; serial numbers grow by one per request.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -243,38 +242,14 @@ class RateLimiter:
         self._serial = 0
         self._sent: deque[tuple[int, float]] = deque(maxlen=4096)
         """(serial, tokens) of requests that headers may not count yet."""
-        self._queue = asyncio.Lock()
 
-    async def acquire(self, tokens: float) -> int:
-        """Wait until a request of about so many tokens may go; its serial number."""
-        if self._queue.locked() or self._wait(time.monotonic(), tokens) > 0:
-            async with self._queue:
-                while (wait := self._wait(time.monotonic(), tokens)) > 0:
-                    await asyncio.sleep(min(wait, RECHECK_SECONDS))
-                return self._take(tokens)
-        return self._take(tokens)
-
-    def record_answer(self, serial: int, headers: Mapping[str, str]) -> None:
-        """A request was let in."""
-        now = time.monotonic()
-        self._pace.record_success(now, serial)
-        self._read_headers(now, serial, headers)
-
-    def record_refusal(self, serial: int, headers: Mapping[str, str], after: float | None) -> bool:
-        """A request was refused for coming too fast; whether `acquire` makes all wait for it."""
-        now = time.monotonic()
-        self._read_headers(now, serial, headers)
-        return self._pace.record_refusal(now, serial, after)
-
-    def correct_tokens(self, tokens: float) -> None:
-        """A request took so many tokens more than was estimated."""
-        self._tokens.correct(tokens)
-
-    def _wait(self, now: float, tokens: float) -> float:
+    def wait(self, now: float, tokens: float) -> float:
+        """Seconds until a request of about so many tokens may go."""
         waits = (self._requests.wait(now), self._tokens.wait(now), self._pace.wait(now))
         return max(*waits, self._left_requests.wait(now, 1.0), self._left_tokens.wait(now, tokens))
 
-    def _take(self, tokens: float) -> int:
+    def take(self, tokens: float) -> int:
+        """Such a request goes; its serial number."""
         now = time.monotonic()
         self._serial += 1
         self._sent.append((self._serial, tokens))
@@ -284,6 +259,22 @@ class RateLimiter:
         self._left_tokens.take(now, tokens)
         self._pace.record_request(now, self._serial)
         return self._serial
+
+    def record_answer(self, serial: int, headers: Mapping[str, str]) -> None:
+        """A request was let in."""
+        now = time.monotonic()
+        self._pace.record_success(now, serial)
+        self._read_headers(now, serial, headers)
+
+    def record_refusal(self, serial: int, headers: Mapping[str, str], after: float | None) -> bool:
+        """A request was refused for coming too fast; whether `wait` makes all wait for it."""
+        now = time.monotonic()
+        self._read_headers(now, serial, headers)
+        return self._pace.record_refusal(now, serial, after)
+
+    def correct_tokens(self, tokens: float) -> None:
+        """A request took so many tokens more than was estimated."""
+        self._tokens.correct(tokens)
 
     def _read_headers(self, now: float, serial: int, headers: Mapping[str, str]) -> None:
         while self._sent and self._sent[0][0] <= serial:

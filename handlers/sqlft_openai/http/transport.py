@@ -1,7 +1,8 @@
 """One request to its answer: the event loop's thread, a turn among others, and sent again where that may help.
 
 Called by `chat` and `embeddings`.  In: a path and a body.  Out: what a reader makes of the reply, or an error.  Each
-request is logged at DEBUG, without its secrets.  Not here: requests that are no answers, which `api` sends.
+request is logged at DEBUG, without its secrets.  Not here: requests that are no answers, which `api` sends; which of
+several servers takes a request (`servers`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -26,6 +27,7 @@ from sqlft_openai.http.address import Address
 from sqlft_openai.http.errors import PathNotFound, RequestError
 from sqlft_openai.http.limits import RateLimiter
 from sqlft_openai.http.parsing import JsonObject
+from sqlft_openai.http.servers import LOGGER, Server, ServerPool, ServerState
 from sqlft_openai.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class TransportThread:
         self.loop = asyncio.new_event_loop()
         self._clients: dict[Proxies, httpx2.AsyncClient] = {}
         """By the proxies of the environment, which are read once."""
-        self._limiters: dict[tuple[object, ...], RateLimiter] = {}
+        self._states: dict[tuple[object, ...], ServerState] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self.loop.run_forever, name="sqlft-openai", daemon=True).start()
 
@@ -58,14 +60,14 @@ class TransportThread:
             self._clients[proxies] = _make_http_client(trust_env=not address.is_local)
         return self._clients[proxies]
 
-    def get_limiter(self, address: Address, model: str, options: EngineOptions) -> RateLimiter:
-        """What is known of this model's rates for this key."""
+    def get_server(self, address: Address, model: str, options: EngineOptions) -> Server:
+        """A server with what is known of it, and of this model's rates there for this key."""
         ceilings = (options.requests_per_minute, options.tokens_per_minute)
         key = (address.base, address.key, model, *ceilings)
         with self._lock:
-            if key not in self._limiters:
-                self._limiters[key] = RateLimiter(*ceilings)
-            return self._limiters[key]
+            if key not in self._states:
+                self._states[key] = ServerState(RateLimiter(*ceilings))
+            return Server(address, self._states[key])
 
     def close(self) -> None:
         """Hang up; at the end of the process."""
@@ -111,8 +113,6 @@ MAX_FIRST_TRIES = 3
 MAX_FIRST_DROPS = 5
 """One that answers nothing but drops connections, after so many."""
 MAX_PAUSE = 8.0
-MAX_RETRY_AFTER = 600.0
-"""A provider that wants to be left alone for longer ends the statement."""
 TIMEOUT_SHARE = 0.9
 """A request may take this share of the time in which the statement wants an answer."""
 
@@ -129,8 +129,8 @@ class OutgoingRequest(NamedTuple):
     """What is sent: a path, a body, and about how many tokens it takes."""
 
     path: str
-    make_body: Callable[[], JsonObject]
-    """Called for each try, since what a provider does not take is left out."""
+    make_body: Callable[[Server], JsonObject]
+    """Called for each try, since what a server does not take is left out."""
     tokens: float = 0.0
     streams: bool = False
     """Whether the answer comes piece by piece: then only the pause between two of them is limited."""
@@ -142,26 +142,27 @@ class InferenceClient:
     def __init__(
         self,
         thread: TransportThread,
-        address: Address,
+        addresses: Sequence[Address],
         options: EngineOptions,
         model: str,
         max_retries: int | None = None,
         patience: float | None = None,
     ) -> None:
-        self.address, self.model = address, model
-        self._thread, self.limiter = thread, thread.get_limiter(address, model, options)
+        self.provider, self.model, self._thread = addresses[0].provider, model, thread
+        self.servers = [thread.get_server(address, model, options) for address in addresses]
+        self._pool = ServerPool(self.servers, options.max_concurrency)
+        self.window = options.max_concurrency * len(self.servers)
+        """Most requests of a statement under way at a time."""
         self._max_retries = max_retries
         self._timeout = min(options.timeout, patience * TIMEOUT_SHARE if patience else options.timeout)
-        self._base = address.base
-        self._headers = {**address.headers, "Content-Type": "application/json"}
         self._answer_count = 0
         self.stopped = False
 
     async def send(
         self,
         request: OutgoingRequest,
-        read: Callable[[httpx2.Response], Awaitable[T]],
-        adapt: Callable[[RequestError], bool],
+        read: Callable[[httpx2.Response, Server], Awaitable[T]],
+        adapt: Callable[[RequestError, Server], bool],
         state: RequestState,
     ) -> T:
         """What `read` makes of the reply, after as many tries as it takes.
@@ -171,94 +172,125 @@ class InferenceClient:
         """
         tries = failed = 0
         answered = self._answer_count
+        held: dict[Server, float] = {}
         while True:
-            serial = await self.limiter.acquire(request.tokens)
-            tries += 1
-            state.is_sent = True
+            server, serial = await self._pool.acquire(request.tokens, held)
+            tries, base = tries + 1, server.base
             try:
-                answer = await self._send_once(request, read, serial)
+                answer = await self._send_once(request, read, server, serial, state)
                 self._answer_count += 1
+                self._pool.record_answer(server)
                 return answer
-            except PathNotFound:
-                if self._answer_count or self._base == self.address.bases[-1]:
-                    raise
-                self._base = self.address.bases[-1]
-                continue
+            except PathNotFound as error:
+                if base == server.base and (server.has_answered or base == server.address.bases[-1]):
+                    self._leave_out_or_raise(server, error)
+                else:
+                    server.base = server.address.bases[-1]
+            except HandlerError as error:
+                self._leave_out_or_raise(server, error)
             except RequestError as error:
-                state.is_sent = False
                 if self.stopped:
                     raise
-                if adapt(error):
+                if adapt(error, server):
                     continue
-                if not error.is_rate_limited or self._max_retries is not None or self._answer_count == answered:
-                    failed += 1
-                self._raise_if_final(error, tries, failed, answered)
+                self._pool.record_failure(server, error)
+                failed += self._counts_as_failure(error, server, answered)
+                self._raise_if_final(error, server, tries, failed, answered)
                 answered = self._answer_count
-                await self._pause(error, failed)
+                held[server] = time.monotonic() + _get_pause(error, failed)
+                await self._pool.wait_for_turn(held)
 
-    def _raise_if_final(self, error: RequestError, tries: int, failed: int, answered: int) -> None:
+    def _leave_out_or_raise(self, server: Server, error: HandlerError) -> None:
+        """What makes all requests pointless concerns no other server where this one was down, and starts again."""
+        if self.stopped or not server.state.is_down or not self._pool.has_others(server):
+            raise error
+        self._pool.leave_out(server, error.message)
+
+    def _counts_as_failure(self, error: RequestError, server: Server, answered: int) -> bool:
+        """Whether a row has one try less: not where the provider is only slow, or another server is there."""
+        if error.is_unreachable or error.wants_long_pause:
+            return not self._pool.has_others(server)
+        return not error.is_rate_limited or self._max_retries is not None or self._answer_count == answered
+
+    def _raise_if_final(self, error: RequestError, server: Server, tries: int, failed: int, answered: int) -> None:
         """Raise where asking again does not help, or is not allowed."""
         error.tries = tries
-        if error.retry_after is not None and error.retry_after > MAX_RETRY_AFTER:
+        if self._pool.has_others(server) and (error.is_unreachable or error.wants_long_pause):
+            return
+        if error.wants_long_pause:
             raise ProviderError(
-                f"{self.address.provider.title} wants to be left alone for {error.retry_after:g} seconds: "
-                f"{error.message}",
+                f"{server.address.title} wants to be left alone for {error.retry_after:g} seconds: {error.message}",
                 "Run it again then: what was answered is kept.",
             )
+        if self._pool.is_down and error.is_servers_fault:
+            error.message = self._pool.describe_outage()
         most = MAX_RETRIES if self._max_retries is None else self._max_retries
         if error.is_unreachable and not self._answer_count and failed >= min(MAX_FIRST_TRIES, most + 1):
             raise errors.make_unreachable_error(error)
         if error.is_dropped and not self._answer_count and failed >= MAX_FIRST_DROPS:
-            raise errors.make_dropped_error(error, self.address)
+            raise errors.make_dropped_error(error, server.address)
         if not error.is_transient or failed > most:
             if error.is_unreachable and self._answer_count == answered:
                 raise errors.make_unreachable_error(error)
             raise error
 
-    async def _pause(self, error: RequestError, failed: int) -> None:
-        if error.is_queued:  # its turn comes when the provider takes requests again
-            return
-        wait = min(MAX_PAUSE, 0.1 * 2 ** min(10, failed - 1)) * (0.5 + random.random() / 2)
-        await asyncio.sleep(max(wait, error.retry_after or 0.0))
-
     async def _send_once(
-        self, request: OutgoingRequest, read: Callable[[httpx2.Response], Awaitable[T]], serial: int
+        self,
+        request: OutgoingRequest,
+        read: Callable[[httpx2.Response, Server], Awaitable[T]],
+        server: Server,
+        serial: int,
+        state: RequestState,
     ) -> T:
-        url, content = self.address.url(request.path, self.model, self._base), encode_body(request.make_body())
-        http, timeout, request_id = self._thread.get_http_client(self.address), self._timeout, None
-        sending = http.stream("POST", url, content=content, headers=self._headers, timeout=timeout)
+        address, timeout, request_id = server.address, self._timeout, None
+        state.is_sent = True
         try:
-            with log_request(url, self.address) as record_head:
+            url, content = address.url(request.path, self.model, server.base), encode_body(request.make_body(server))
+            headers = {**address.headers, "Content-Type": "application/json"}
+            http = self._thread.get_http_client(address)
+            sending = http.stream("POST", url, content=content, headers=headers, timeout=timeout)
+            with log_request(url, address) as record_head:
                 async with asyncio.timeout(None if request.streams else timeout), sending as response:
                     record_head(response)
                     request_id = response.headers.get("x-request-id")
                     content = await response.aread() if response.status_code >= 300 else b""
-                    self._check_status(response.status_code, response.headers, content, serial)
-                    return await read(response)
+                    self._check_status(response.status_code, response.headers, content, server, serial)
+                    return await read(response, server)
         except RequestError as error:
             error.request_id = error.request_id or request_id
             raise
         except HandlerError:
             raise
         except Exception as e:
-            raise errors.error_from_exception(e, self.address, timeout) from None
+            raise errors.error_from_exception(e, address, timeout) from None
+        finally:
+            state.is_sent = False
+            self._pool.release(server)
 
-    def _check_status(self, status: int, headers: Mapping[str, str], content: bytes, serial: int) -> None:
+    def _check_status(
+        self, status: int, headers: Mapping[str, str], content: bytes, server: Server, serial: int
+    ) -> None:
+        limiter = server.state.limiter
         if status < 300:
-            self.limiter.record_answer(serial, headers)
+            limiter.record_answer(serial, headers)
             return
-        error = errors.error_from_status(status, headers, content, self.address, self.model)
+        error = errors.error_from_status(status, headers, content, server.address, self.model)
         if isinstance(error, RequestError) and error.is_rate_limited:
-            error.is_queued = self.limiter.record_refusal(serial, headers, error.retry_after)
+            error.is_queued = limiter.record_refusal(serial, headers, error.retry_after)
         raise error
+
+
+def _get_pause(error: RequestError, failed: int) -> float:
+    """Seconds until a row may be asked again where it failed."""
+    if error.is_queued:  # its turn comes when the provider takes requests again
+        return 0.0
+    wait = min(MAX_PAUSE, 0.1 * 2.0 ** min(10, failed - 1)) * (0.5 + random.random() / 2)
+    return max(wait, error.retry_after or 0.0)
 
 
 def encode_body(body: JsonObject) -> bytes:
     """JSON as it is sent; half a surrogate pair becomes a "?"."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-LOGGER = logging.getLogger("sqlft")
 
 
 def log_exchange(address: Address, method: str, url: str, outcome: str, seconds: float) -> None:
