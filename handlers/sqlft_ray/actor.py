@@ -401,7 +401,7 @@ class HandlerActor:
                 session.close()
 
     def apply(self, method: str, items: list[Any], work: Work) -> list[Any] | None:
-        """`embed` or `score` of the handler."""
+        """`embed`, `rerank` or `score` of the handler."""
         here = work.find_files()
         call: Callable[..., Any] = getattr(self._handler, method)
         results = call(items, here.model, here.artifact)

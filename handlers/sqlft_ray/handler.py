@@ -1,8 +1,9 @@
 """The handler: what of the wrapped one's work goes to the cluster, and what stays in this process.
 
 Called by the core.  A wrapped class is a subclass of the handler's own, so that it can do what that one can, now and
-later: checks, prices, tokens, choices and rows are its own methods, in this process.  `open`, `embed`, `score`, `train`
-and `estimate` go to the nodes.  A handler whose provider trains is left to do so: nothing of it runs here anyway.
+later: checks, prices, tokens, choices and rows are its own methods, in this process.  `open`, `embed`, `rerank`,
+`score`, `train` and `estimate` go to the nodes.  A handler whose provider trains is left to do so: nothing of it runs
+here anyway.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from sqlft.handler import (
     Predictor,
     Progress,
     ReportStage,
+    Reranker,
+    RowError,
     ScoresAnswers,
     Trainer,
     TrainingSet,
@@ -52,7 +55,12 @@ class Ray(WrapsHandler):
     @classmethod
     def wrap(cls, wrapped: type[Handler]) -> type[Handler]:
         """A class that can do what `wrapped` can."""
-        works = {FetchesOnNodes: FetchesBases, EmbedsOnNodes: Embedder, ScoresOnNodes: ScoresAnswers}
+        works = {
+            FetchesOnNodes: FetchesBases,
+            EmbedsOnNodes: Embedder,
+            RanksOnNodes: Reranker,
+            ScoresOnNodes: ScoresAnswers,
+        }
         bases: list[type] = [mine for mine, kind in works.items() if issubclass(wrapped, kind)]
         bases += [TrainsOnNode] if issubclass(wrapped, Trainer) and not wrapped.remote else []
         about = (wrapped.__doc__ or wrapped.__name__).strip().splitlines()[0]
@@ -132,9 +140,19 @@ class FetchesOnNodes(AsksActors):
 class EmbedsOnNodes(AsksActors):
     """For handlers that make vectors."""
 
-    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
+    def embed(
+        self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None
+    ) -> Iterator[Sequence[float] | RowError]:
         """Vectors in order, by all actors."""
         yield from self.find_pool().apply("embed", texts, self.prepare_work(model, artifact, None))
+
+
+class RanksOnNodes(AsksActors):
+    """For handlers that tell how well texts answer questions."""
+
+    def rerank(self, pairs: Iterable[tuple[str, str]], model: ModelSpec, artifact: Artifact | None) -> Iterator[float]:
+        """Scores in order, by all actors."""
+        yield from self.find_pool().apply("rerank", pairs, self.prepare_work(model, artifact, None))
 
 
 class ScoresOnNodes(AsksActors):

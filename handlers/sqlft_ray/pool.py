@@ -180,7 +180,7 @@ class Pool:
             return replace(work, depot=self._depot)
 
     def apply(self, method: str, items: Iterable[Any], work: Work) -> Iterator[Any]:
-        """What `embed` or `score` gives for each item, in order; nothing where the handler cannot tell."""
+        """What `embed`, `rerank` or `score` gives for each item, in order; nothing where the handler cannot tell."""
         self.open()
         try:
             yield from _Lots(self, method, items, self.prepare(work)).run()
