@@ -179,6 +179,17 @@ def joined(world: World, chance: random.Random) -> tuple[str, list[Row]]:
     return query, rows
 
 
+def limited(world: World, chance: random.Random) -> tuple[str, list[Row]]:
+    (sql, fits), least = chance.choice(FILTERS), chance.choice([0, 0.55])
+    skipped, count = chance.randint(0, 3), chance.randint(1, 30)
+    query = (
+        f"SELECT q.id, docs.id FROM q JOIN docs ON docs.content = q.question AND {sql} AND docs.relevance >= {least} "
+        f"AND docs.k = 4 WHERE q.id < 9 LIMIT {count} OFFSET {skipped}"
+    )
+    rows = [(i, d) for i, text, _ in world.questions[:9] for d, _ in world.find(text, fits, 4, least)]
+    return query, rows[skipped : skipped + count]
+
+
 def joined_with_comma(world: World, chance: random.Random) -> tuple[str, list[Row]]:
     query = "SELECT q.id, docs.id FROM q, docs WHERE docs.content = q.question AND docs.product = q.wanted AND k = 2"
     rows: list[Row] = []
@@ -410,7 +421,19 @@ def all_chunks(world: World, chance: random.Random) -> tuple[str, list[Row]]:
 
 
 SHAPES: list[Shape] = [
-    *(alone, by_pattern, skipping, counted, joined, joined_with_comma, filtered_by_row, lateral, in_cte, in_from),
+    *(
+        alone,
+        by_pattern,
+        skipping,
+        counted,
+        joined,
+        limited,
+        joined_with_comma,
+        filtered_by_row,
+        lateral,
+        in_cte,
+        in_from,
+    ),
     *(
         in_view,
         scalar,
@@ -549,6 +572,27 @@ def test_a_limit_ends_the_search_for_contexts(con: sqlft.Connection) -> None:
     best = "SELECT many.id, 'A:' || upper(question || '|' || chunk_content) FROM many JOIN docs ON content = question"
     assert len(rows) == 3000
     assert sorted(rows) == sorted(con.execute(f"{best} USING docs.k = 1").fetchall())
+
+
+def test_a_limit_ends_the_search_for_chunks(con: sqlft.Connection) -> None:
+    import librarian
+
+    con.execute("CREATE TABLE many AS SELECT i AS id, 'money ' || i AS question FROM range(300) r(i)")
+    chunks = "SELECT many.id, docs.id FROM many LEFT JOIN docs ON docs.content = question AND docs.product = 'shop'"
+    everything = con.execute(chunks).fetchall()
+    con.execute("DROP CACHE FOR e")
+    for more, count in (
+        ("", 16),
+        (" JOIN m ON m.content = question", 16),
+        (" WHERE docs.id = 1", 16),
+        (" WHERE docs.distance < 2", 300),  # which may leave out any of the rows
+        (" JOIN m ON m.content = question WHERE m.answer LIKE '%1'", 300),
+    ):
+        librarian.EMBEDDED.clear()
+        rows = con.execute(f"{chunks}{more} LIMIT 5 OFFSET 1 USING cache = false").fetchall()
+        assert len(librarian.EMBEDDED) == count, more
+        assert rows == everything[1:6] or more
+    assert con.execute(f"{chunks} WHERE docs.id = 1 LIMIT 300").fetchall() == [(i, 1) for i in range(300)]
 
 
 @pytest.mark.parametrize(
