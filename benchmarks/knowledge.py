@@ -17,9 +17,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy
 import pyarrow as pa
@@ -29,7 +30,7 @@ from sqlft.catalog.records import KnowledgeBase
 from sqlft.inference.statement_runs import open_statement_runs
 from sqlft.knowledge import words
 from sqlft.knowledge.embedding import require_same_model
-from sqlft.knowledge.search import SearchOptions, search_chunks
+from sqlft.knowledge.search import SearchKind, SearchOptions, search_chunks
 from sqlft.knowledge.tables import table_name
 
 HANDLERS = Path(__file__).resolve().parent.parent / "tests" / "handlers"
@@ -126,11 +127,11 @@ def measure_searches(
     several = {"one": texts.questions[:1], "many": texts.questions}
     with open_statement_runs(con.session, {}, "benchmark") as runs:
         require_same_model(con.session, base)
-        for kind in ("meaning", "words", "both"):
+        for kind in get_args(SearchKind):
             for name, questions in several.items():
                 asked = pa.table({"text": questions})
-                options = SearchOptions(search=kind)
-                seconds = measure(lambda a=asked, o=options: search_chunks(con.session, runs, base, a, o), repeat)
+                action = partial(search_chunks, con.session, runs, base, asked, SearchOptions(search=kind))
+                seconds = measure(action, repeat)
                 found[f"{kind}_{name}"] = seconds / len(questions)
 
 

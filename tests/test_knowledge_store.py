@@ -234,6 +234,17 @@ def test_equal_texts_are_embedded_once(store: Store) -> None:
     assert store.run("SELECT count(*) FROM docs WHERE content = 'text 1' AND relevance > 0.99 LIMIT 50") == [(10,)]
 
 
+def test_what_is_decided_once(store: Store) -> None:
+    store.run("ALTER KNOWLEDGE_BASE docs USING language = 'german'")
+    store.run("INSERT INTO docs SELECT 1 AS id, 'Die Häuser stehen' AS body")
+    assert store.run("SELECT id FROM docs WHERE content = 'Haus' AND search = 'words'") == [(1,)]
+    assert "german" in store.refuse(NotSupported, "ALTER KNOWLEDGE_BASE docs USING language = 'english'")
+    store.refuse(NotSupported, "ALTER KNOWLEDGE_BASE docs USING storage = memory")
+    store.run("ALTER KNOWLEDGE_BASE docs USING language = 'german', chunk_size = 5, chunk_overlap = 0")
+    store.run("INSERT INTO docs SELECT 2 AS id, 'aaaa bbbb' AS body")
+    assert store.describe()["CHUNKS"] == 3
+
+
 def test_existing_texts_are_left_alone_on_request(store: Store) -> None:
     store.run(f"INSERT INTO docs {ARTICLES}")
     store.embedded()

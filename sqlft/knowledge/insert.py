@@ -119,8 +119,8 @@ class _Insert:
         self._compare()
         counted = "coalesce(max(turn), 0), count(*), count(*) FILTER (old IS NULL)"
         total, rows, added = run(con, f"SELECT {counted} FROM {WORK}")[0]
-        gone = tables.write(con, base, self._is_own, self._drop_others) if drop_others else 0
         self._write_batches(total)
+        gone = tables.write(con, base, self._is_own, self._drop_others) if drop_others else 0
         tables.write(con, base, self._is_own, self._update_metadata)
         if self._resolved is not None:
             same = f"doc IN (SELECT old FROM {WORK} WHERE is_same)"

@@ -107,7 +107,7 @@ def has_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
     """Whether anything was inserted that this transaction sees: its tables come with the first rows."""
     try:
         con.sql(f"FROM {table_name(base, 'state')}")  # binding fails without an end of the user's transaction
-    except duckdb.CatalogException:
+    except (duckdb.CatalogException, duckdb.BinderException):
         if not is_attached(con, base):
             raise CatalogError(
                 f"The knowledge base '{base.key}' is kept in the database '{base.storage}', which is not attached.",

@@ -204,6 +204,10 @@ def scores_sql(base: KnowledgeBase, questions: str) -> str:
     """
 
 
+SCORES = pa.schema([("question", pa.int64()), ("chunk", pa.int64()), ("score", pa.float64()), ("most", pa.float64())])
+"""What `scores_sql` gives."""
+
+
 def find_best(
     con: duckdb.DuckDBPyConnection, base: KnowledgeBase, questions: pa.Table, n: int, allowed: str | None
 ) -> pa.Table:
@@ -230,16 +234,15 @@ def find_best(
                 scores[block.places[part]] += times * block.impacts[part]
             places = _find_greatest(scores.round(9), n)
             best[question].append((places + block.first, scores[places].round(9)))
-    parts = [(question, *_merge_best(found, n)) for question, found in best.items() if found]
-    most = {question: sum(times * idf[code] for code, times in counted) for question, counted in asked.items()}
-    return pa.table(
-        {
-            "question": numpy.concatenate([numpy.full(len(c), q, numpy.int64) for q, c, _ in parts] or [[]]),
-            "chunk": numpy.concatenate([c for _, c, _ in parts] or [[]]),
-            "score": numpy.concatenate([s for *_, s in parts] or [[]]),
-            "most": numpy.concatenate([numpy.full(len(c), most[q]) for q, c, _ in parts] or [[]]),
-        }
-    )
+    parts = [SCORES.empty_table()]
+    for question, found in best.items():
+        if not found:
+            continue
+        most = sum(times * float(idf[code]) for code, times in asked[question])
+        chunks, kept = _merge_best(found, n)
+        same = [pa.repeat(pa.scalar(question, pa.int64()), len(chunks)), pa.repeat(most, len(chunks))]
+        parts.append(pa.table([same[0], pa.array(chunks, pa.int64()), pa.array(kept, pa.float64()), same[1]], SCORES))
+    return pa.concat_tables(parts)
 
 
 class Postings(NamedTuple):

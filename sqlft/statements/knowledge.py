@@ -27,7 +27,7 @@ from sqlft.knowledge.definition import (
 from sqlft.knowledge.embedding import check_embeds, parse_model_name, require_same_model, resolve_embedding_model
 from sqlft.knowledge.insert import InsertSettings, insert_rows
 from sqlft.knowledge.reranking import resolve_judge
-from sqlft.knowledge.words import check_language
+from sqlft.knowledge.words import DEFAULT_LANGUAGE, check_language
 from sqlft.options import build_options, option_names, pick_options
 from sqlft.secrets import references
 from sqlft.session import Parameters, QuerySettings, Session
@@ -48,6 +48,8 @@ from sqlft.statements.models import refuse_taken_name, run_create_model
 from sqlft.statements.show import show_knowledge_base
 from sqlft.training.rows import use_database
 
+RECORD_FIELDS = ("embedding_model", "model", "reranking_model", "content_columns", "id_column", "storage")
+"""Options that are fields of the record; metadata_columns are kept among its options, too, where they were named."""
 MADE_MODELS = "$models"
 """The option of a record that names the models which its CREATE made; DROP drops them with it."""
 URL_PROVIDERS = {"google": "gemini"}
@@ -69,38 +71,20 @@ def run_create_knowledge_base(session: Session, statement: CreateKnowledgeBase, 
     if old is not None and statement.if_not_exists:
         return show_knowledge_base(session, old)
     session.catalog.require_writing()
-    if old is not None and not statement.or_replace:
-        raise AlreadyExists(
-            f"There is a knowledge base '{old.key}' already.",
-            f"INSERT INTO {old.key} adds to it; CREATE OR REPLACE KNOWLEDGE_BASE begins it anew.",
-        )
-    if session.find_model(*key) is not None:
-        raise AlreadyExists(f"There is a model '{key}' already.", "Choose another name for the knowledge base.")
-    refuse_taken_name(session, key, "knowledge base")
-    what = f"CREATE KNOWLEDGE_BASE {key}"
+    _check_name(session, key, None if statement.or_replace else old)
     of_insert = pick_options(statement.options, InsertSettings, QuerySettings) if statement.source else {}
     given = {name.lower(): value for name, value in statement.options.items() if name not in of_insert}
-    settings = read_settings(given, what)
+    settings = read_settings(given, f"CREATE KNOWLEDGE_BASE {key}")
     base = _build_record(session, key, settings, given)
     if statement.source is not None:
         query = inline_parameters(statement.source.query, parameters, statement.source.parameters)
         base = replace(base, query=query, database=statement.source.database)
-    for kind, value in (("embedding_model", settings.embedding_model), ("reranking_model", settings.reranking_model)):
-        if isinstance(wanted := read_model(value, kind), str):
-            _check_model(session, key, kind, wanted)
     if old is not None:
         _drop(session, old)
     tables.drop_tables(session.con, replace(base, storage=base.storage or session.home_database))
     _add(session, base, settings)
-    base = find_knowledge_base(session, key)
     if statement.source is not None:
-        try:
-            _fill(session, base, of_insert, statement.text)
-        except duckdb.Error:
-            with suppress(duckdb.Error):  # of a transaction that failed, which has no tables then
-                if tables.count_rows(session.con, base).documents == 0:
-                    _drop(session, base)
-            raise
+        _fill_new(session, find_knowledge_base(session, key), of_insert, statement.text)
     return show_knowledge_base(session, find_knowledge_base(session, key))
 
 
@@ -113,11 +97,7 @@ def run_alter_knowledge_base(session: Session, statement: AlterKnowledgeBase, pa
     session.require_own_knowledge_base(base)
     given = {name.lower(): value for name, value in statement.options.items()}
     settings = read_settings(given, f"ALTER KNOWLEDGE_BASE {base.key}")
-    if "storage" in given:
-        raise NotSupported(
-            f"The storage of '{base.key}' cannot be changed.",
-            "Make another knowledge base there and insert the texts into it.",
-        )
+    _refuse_fixed(session, base, given)
     record = session.catalog.knowledge_bases.get(base.key)
     changed = replace(
         record,
@@ -126,10 +106,7 @@ def run_alter_knowledge_base(session: Session, statement: AlterKnowledgeBase, pa
         if settings.metadata_columns is None
         else tuple(settings.metadata_columns),
         id_column=settings.id_column if "id_column" in given else record.id_column,
-        options={
-            **record.options,
-            **{k: v for k, v in given.items() if k not in ("embedding_model", "model", "reranking_model")},
-        },
+        options={**record.options, **{k: v for k, v in given.items() if k not in RECORD_FIELDS}},
     )
     check_columns(changed)
     _check_options(changed)
@@ -185,21 +162,50 @@ def run_index_knowledge_base(session: Session, statement: IndexKnowledgeBase, pa
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
+def _refuse_fixed(session: Session, base: KnowledgeBase, given: Mapping[str, object]) -> None:
+    """NotSupported for what is decided when a knowledge base is made."""
+    if "storage" in given:
+        raise NotSupported(
+            f"The storage of '{base.key}' cannot be changed.",
+            "Make another knowledge base there and insert the texts into it.",
+        )
+    language = str(base.options.get("language") or DEFAULT_LANGUAGE)
+    if given.get("language", language) != language and tables.count_rows(session.con, base).chunks:
+        raise NotSupported(
+            f"The words of '{base.key}' are stemmed as {language}.",
+            f"DELETE FROM {base.key} first and insert the texts again, or make another knowledge base.",
+        )
+
+
+def _check_name(session: Session, key: ModelKey, old: KnowledgeBase | None) -> None:
+    """AlreadyExists where the knowledge base is there, or something else has its name."""
+    if old is not None:
+        raise AlreadyExists(
+            f"There is a knowledge base '{old.key}' already.",
+            f"INSERT INTO {old.key} adds to it; CREATE OR REPLACE KNOWLEDGE_BASE begins it anew.",
+        )
+    if session.find_model(*key) is not None:
+        raise AlreadyExists(f"There is a model '{key}' already.", "Choose another name for the knowledge base.")
+    refuse_taken_name(session, key, "knowledge base")
+
+
 def _build_record(
     session: Session, key: ModelKey, settings: KnowledgeSettings, given: Mapping[str, object]
 ) -> KnowledgeBase:
     """The record without its models, checked."""
-    of_record = ("embedding_model", "model", "reranking_model", "content_columns", "id_column", "storage")
     base = KnowledgeBase(
         key,
         content_columns=tuple(settings.content_columns or ("content",)),
         metadata_columns=tuple(settings.metadata_columns or ()),
         id_column=settings.id_column,
         storage=_find_storage(session, settings.storage),
-        options={name: value for name, value in given.items() if name not in of_record},
+        options={name: value for name, value in given.items() if name not in RECORD_FIELDS},
     )
     check_columns(base)
     _check_options(base)
+    for kind, value in (("embedding_model", settings.embedding_model), ("reranking_model", settings.reranking_model)):
+        if isinstance(name := read_model(value, kind), str):
+            _check_model(session, key, kind, name)
     return base
 
 
@@ -363,6 +369,17 @@ def _fill(session: Session, base: KnowledgeBase, options: Mapping[str, object], 
     assert base.query is not None
     with use_database(session, base.database), open_statement_runs(session, rest, text) as runs:
         insert_rows(session, runs, base, _plan_rows(session, base.query), of_insert, drop_others=True)
+
+
+def _fill_new(session: Session, base: KnowledgeBase, options: Mapping[str, object], text: str) -> None:
+    """`_fill`; where nothing came of it, the knowledge base is gone again."""
+    try:
+        _fill(session, base, options, text)
+    except duckdb.Error:
+        with suppress(duckdb.Error):  # of a transaction that failed, which has no tables then
+            if tables.count_rows(session.con, base).documents == 0:
+                _drop(session, base)
+        raise
 
 
 def _plan_rows(session: Session, query: str) -> str:
