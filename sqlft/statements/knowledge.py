@@ -185,7 +185,7 @@ def _check_name(session: Session, key: ModelKey, old: KnowledgeBase | None) -> N
     if old is not None:
         raise AlreadyExists(
             f"There is a knowledge base '{old.key}' already.",
-            f"INSERT INTO {old.key} adds to it; CREATE OR REPLACE KNOWLEDGE_BASE begins it anew.",
+            f"INSERT INTO {old.key} adds to it; CREATE OR REPLACE KNOWLEDGE_BASE empties it.",
         )
     if session.find_model(*key) is not None:
         raise AlreadyExists(f"There is a model '{key}' already.", "Choose another name for the knowledge base.")
