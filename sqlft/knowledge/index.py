@@ -40,6 +40,10 @@ PROBES = 8
 """Chunks whose vectors tell whether the file is of these vectors."""
 
 
+_compared: set[tuple[Path, int, str]] = set()
+"""Files whose probes this process has seen to fit: a chunk never gets another vector."""
+
+
 class VectorIndex(NamedTuple):
     """An index that fits: usearch's, and the last chunk in it."""
 
@@ -97,9 +101,13 @@ def find_index(session: Session, base: KnowledgeBase) -> VectorIndex | None:
     try:
         about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         is_of_base = (about["model"], about["created_at"]) == (state.model, str(base.created_at))
-        if state.dimension is None or not is_of_base or not _has_probes(session, base, about["probes"]):
+        seen = (file, file.stat().st_mtime_ns, session.home_database)
+        if state.dimension is None or not is_of_base:
             return None
-        index = _load(file, file.stat().st_mtime_ns, about["sha256"], state.dimension)
+        if seen not in _compared and not _has_probes(session, base, about["probes"]):
+            return None
+        _compared.add(seen)
+        index = _load(*seen[:2], about["sha256"], state.dimension)
     except (OSError, ValueError, KeyError, RuntimeError):
         return None
     if index is None:
