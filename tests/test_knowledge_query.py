@@ -16,7 +16,7 @@ import pytest
 
 import sqlft
 from sqlft import plugins
-from sqlft.errors import NotSupported, OptionError, StatementError
+from sqlft.errors import Cancelled, NotSupported, OptionError, StatementError
 
 HANDLERS = Path(__file__).parent / "handlers"
 WORDS = [f"{a}{b}{c}" for a in "bdkt" for b in "aiou" for c in "lmr"]
@@ -177,6 +177,17 @@ def joined(world: World, chance: random.Random) -> tuple[str, list[Row]]:
         found = world.find(text, fits, k, least)
         rows += [(i, *one) for one in found] or ([(i, None, None)] if kind == "LEFT JOIN" else [])
     return query, rows
+
+
+def limited(world: World, chance: random.Random) -> tuple[str, list[Row]]:
+    (sql, fits), least = chance.choice(FILTERS), chance.choice([0, 0.55])
+    skipped, count = chance.randint(0, 3), chance.randint(1, 30)
+    query = (
+        f"SELECT q.id, docs.id FROM q JOIN docs ON docs.content = q.question AND {sql} AND docs.relevance >= {least} "
+        f"AND docs.k = 4 WHERE q.id < 9 LIMIT {count} OFFSET {skipped}"
+    )
+    rows = [(i, d) for i, text, _ in world.questions[:9] for d, _ in world.find(text, fits, 4, least)]
+    return query, rows[skipped : skipped + count]
 
 
 def joined_with_comma(world: World, chance: random.Random) -> tuple[str, list[Row]]:
@@ -410,7 +421,19 @@ def all_chunks(world: World, chance: random.Random) -> tuple[str, list[Row]]:
 
 
 SHAPES: list[Shape] = [
-    *(alone, by_pattern, skipping, counted, joined, joined_with_comma, filtered_by_row, lateral, in_cte, in_from),
+    *(
+        alone,
+        by_pattern,
+        skipping,
+        counted,
+        joined,
+        limited,
+        joined_with_comma,
+        filtered_by_row,
+        lateral,
+        in_cte,
+        in_from,
+    ),
     *(
         in_view,
         scalar,
@@ -551,6 +574,27 @@ def test_a_limit_ends_the_search_for_contexts(con: sqlft.Connection) -> None:
     assert sorted(rows) == sorted(con.execute(f"{best} USING docs.k = 1").fetchall())
 
 
+def test_a_limit_ends_the_search_for_chunks(con: sqlft.Connection) -> None:
+    import librarian
+
+    con.execute("CREATE TABLE many AS SELECT i AS id, 'money ' || i AS question FROM range(300) r(i)")
+    chunks = "SELECT many.id, docs.id FROM many LEFT JOIN docs ON docs.content = question AND docs.product = 'shop'"
+    everything = con.execute(chunks).fetchall()
+    con.execute("DROP CACHE FOR e")
+    for more, count in (
+        ("", 16),
+        (" JOIN m ON m.content = question", 16),
+        (" WHERE docs.id = 1", 16),
+        (" WHERE docs.distance < 2", 300),  # which may leave out any of the rows
+        (" JOIN m ON m.content = question WHERE m.answer LIKE '%1'", 300),
+    ):
+        librarian.EMBEDDED.clear()
+        rows = con.execute(f"{chunks}{more} LIMIT 5 OFFSET 1 USING cache = false").fetchall()
+        assert len(librarian.EMBEDDED) == count, more
+        assert rows == everything[1:6] or more
+    assert con.execute(f"{chunks} WHERE docs.id = 1 LIMIT 300").fetchall() == [(i, 1) for i in range(300)]
+
+
 @pytest.mark.parametrize(
     ("conditions", "using", "ids"),
     [
@@ -620,6 +664,8 @@ def test_a_context_keeps_to_its_tokens(read_only: sqlft.Connection) -> None:
         ("TRUNCATE docs", NotSupported, "TRUNCATE cannot write"),
         ("COPY docs FROM 'x.csv'", NotSupported, "COPY cannot write"),
         ("DELETE FROM docs USING q WHERE q.id = docs.id", NotSupported, "no other clauses"),
+        ("DELETE FROM docs WHERE content = 'x'", StatementError, "does not search"),
+        ("UPDATE docs SET product = 'x' WHERE docs.content LIKE 'x'", StatementError, "does not search"),
         ("UPDATE docs SET content = 'x' FROM q WHERE q.id = docs.id", NotSupported, "no other clauses"),
         ("PREPARE p AS SELECT * FROM docs", NotSupported, "PREPARE cannot keep"),
         ("CREATE TABLE docs (id INTEGER)", sqlft.SqlftError, "docs"),
@@ -723,6 +769,16 @@ def test_explain_shows_the_search_and_asks_nothing(con: sqlft.Connection) -> Non
     assert "documents" in listing
     inserting = con.execute("EXPLAIN INSERT INTO docs FROM articles").fetchall()[0][1]
     assert "articles" in inserting
+
+
+def test_an_interrupt_ends_a_search(con: sqlft.Connection) -> None:
+    con.execute("CREATE TABLE many AS SELECT i AS id, 'money ' || i AS question FROM range(3000) r(i)")
+    con.session.show_progress = lambda tick: con.interrupt()
+    for columns in ("docs.id", "docs.context"):
+        with pytest.raises(Cancelled):
+            con.execute(f"SELECT count({columns}) FROM many JOIN docs ON docs.content = question USING cache = false")
+    con.session.show_progress = lambda tick: None
+    assert con.execute("SELECT count(*) FROM docs").fetchall() == [(5,)]
 
 
 def test_all_chunks_stand_beside_a_search(read_only: sqlft.Connection) -> None:

@@ -24,7 +24,7 @@ from sqlft.errors import NotSupported, StatementError, debug
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import StatementRuns
-from sqlft.knowledge.tables import visible_chunks_sql
+from sqlft.knowledge.tables import has_tables, visible_chunks_sql
 from sqlft.options import option_names
 from sqlft.query import ast
 from sqlft.query.ast import Node
@@ -255,9 +255,26 @@ class Planner:
             place = f"coalesce({alias}.chunk, -1 - {alias}.__doc)"
             chosen = self._plan_inner(f"SELECT {place} FROM {chunks} WHERE\n{change.where}", 0)
             where = f"coalesce(chunk, -1 - __doc) IN ({chosen})"
+            self._check_condition(base, chosen)
         if word == "DELETE":
             return delete_documents(self._session, base, where)
         return update_documents(self._session, self._statement_runs, base, dict(change.assignments), where)
+
+    def _check_condition(self, base: KnowledgeBase, chosen: str) -> None:
+        """StatementError where what is to be changed is searched for: a search is never all that there is."""
+        try:
+            if has_tables(self._session.con, base):
+                self._session.con.sql(chosen)
+        except duckdb.BinderException as e:
+            if '"content"' not in str(e):
+                raise
+            name = base.key.name
+            raise StatementError(
+                f"{self._tokens[0].word} does not search, and 'content' is what '{name}' is searched for.",
+                self.typed,
+                0,
+                f"Write WHERE id IN (SELECT id FROM {name} WHERE content = '…' LIMIT 1), or WHERE chunk_content = '…'.",
+            ) from e
 
     # -- cutting -----------------------------------------------------------------------------------------------------
 

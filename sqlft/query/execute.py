@@ -176,6 +176,13 @@ class Execution:
             scan.block.scans.remove(scan)
         self.plan = make_plan(bound, streams=self.plan.streams)
 
+    def _drops_rows(self, scan: KnowledgeScan) -> bool:
+        """Whether another scan of the block may leave out rows of this one, by its answers or its chunks."""
+        others = [s for s in scan.block.scans if s is not scan]
+        bindings = [c for s in scan.block.scans for c in s.conditions()]
+        left = [c for c in scan.block.conditions if all(c is not b for b in bindings)]
+        return any(s.gives_rows or any(s.find_uses_in(c.node) for c in left) for s in others)
+
     def open_answers(self, scan: Scan) -> PromptTable | ContextTable:
         """Where a model's answers, or the contexts of a knowledge base, are found by their inputs."""
         if isinstance(scan, KnowledgeScan):
@@ -190,7 +197,10 @@ class Execution:
         search = Search(self.session, self.statement_runs, scan, types)
         found = FOUND.empty_table()
         if self.reads_inputs and scan.is_read and inputs.num_rows:
-            found = search.guess(inputs) if self.dry else search.find(inputs)
+            if self.dry:
+                found = search.guess(inputs)
+            else:
+                found = search.find(inputs, None if self._drops_rows(scan) else scan.row_limit)
         found_name = register_table(self.session, found)
         rows = int(pc.sum(inputs.column("n")).as_py() or 0)
         self.searches.append(SearchStep(scan, search, query, rows, inputs, found.num_rows))

@@ -23,7 +23,7 @@ from sqlft.inference.statement_runs import PromptTable
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.execute import Execution
-from sqlft.query.retrieval import SearchStep
+from sqlft.query.retrieval import FIRST_TEXTS, SearchStep
 from sqlft.query.scope import ModelScan
 from sqlft.query.slices import SlicedQuery, slice_query
 from sqlft.session import Session, format_dollars
@@ -160,7 +160,8 @@ class Explainer:
             run = prompts.inference_run
             waiting = [] if self._options.analyze else run.unanswered_prompts()
             model = (self._session, self._cache, prompts.resolved, run.options)
-            estimate = estimate_inference(*model, len(texts), len(texts), waiting)
+            least = None if scan.row_limit is None else min(FIRST_TEXTS, len(waiting))
+            estimate = estimate_inference(*model, len(texts), len(texts), waiting, least)
             explained = ExplainedModel(estimate, prompts)
             self._embeddings.append(explained)
             lines += [f"Embedding Model: {prompts.resolved.version.key}", *_format_embedding(estimate)]
@@ -172,6 +173,7 @@ class Explainer:
             facts["Found"] = step.found
         else:
             lines.append("What it finds is not known yet: its rows are guessed.")
+            lines += [] if scan.row_limit is None else ["It stops when LIMIT has enough rows."]
         inputs = [self._plan(step.query)] if any(map(ast.is_column, scan.input_trees())) else []
         return Operator(f"Knowledge Base {scan.name}", lines, inputs, facts=facts)
 

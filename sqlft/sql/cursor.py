@@ -285,6 +285,8 @@ def parse_mapping(c: Cursor, depth: int = 0) -> dict[str, object]:
     while not c.skip_op("}"):
         if mapping:
             c.expect_op(",")
+            if c.skip_op("}"):  # a comma behind the last one, as MindsDB's scripts have it
+                break
         key = c.token
         if key.kind not in NAME_KINDS:
             raise c.unexpected("a key")

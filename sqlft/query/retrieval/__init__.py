@@ -11,9 +11,17 @@ where the name stood.
 
 from sqlft.query.retrieval.conditions import NamesOfBlock, bind_search
 from sqlft.query.retrieval.scan import KnowledgeScan
-from sqlft.query.retrieval.search import ContextTable, Search, SearchStep, build_search_options, list_chunks
+from sqlft.query.retrieval.search import (
+    FIRST_TEXTS,
+    ContextTable,
+    Search,
+    SearchStep,
+    build_search_options,
+    list_chunks,
+)
 
 __all__ = [
+    "FIRST_TEXTS",
     "ContextTable",
     "KnowledgeScan",
     "NamesOfBlock",

@@ -30,6 +30,7 @@ from sqlft.query.scope import (
     Scan,
     ScanRemover,
     is_filtering_join,
+    joins,
     leaves,
     limit_and_offset,
 )
@@ -412,17 +413,30 @@ class ConditionReader:
         if self._scan.gives_context or not ast.is_row_wise(node):
             return
         is_hidden = any(ast.join_type(join) in ("SEMI", "ANTI") and side == "right" for join, side in self._path)
-        if ast.modifier(node, "ORDER") is None and not is_hidden and (not others or self._block.outer is None):
+        is_ordered = ast.modifier(node, "ORDER") is None and not is_hidden and (not others or self._block.outer is None)
+        if is_ordered:
             self._order_by_place(node)
-        if others:
-            return
+        rows = self._count_limited_rows(node)
+        if not others and rows is not None:
+            self._scan.limit = max(DEFAULT_K if models else 1, rows)
+        if others and is_ordered and self._keeps_rows():
+            self._scan.row_limit = rows
+
+    def _count_limited_rows(self, node: Node) -> int | None:
+        """LIMIT + OFFSET, where they are constants."""
         limit, offset = limit_and_offset(node) or (None, None)
-        if limit is not None and not any(_has_columns(n) for n in (limit, offset) if n is not None):
-            most = [
-                self._names.evaluate(ast.expression("CAST(x AS BIGINT)", x=n)) for n in (limit, offset) if n is not None
-            ]
-            least = DEFAULT_K if models else 1
-            self._scan.limit = max(least, sum(int(str(n or 0)) for n in most))
+        parts = [n for n in (limit, offset) if n is not None]
+        if limit is None or any(_has_columns(n) for n in parts):
+            return None
+        return sum(int(str(self._names.evaluate(ast.expression("CAST(x AS BIGINT)", x=n)) or 0)) for n in parts)
+
+    def _keeps_rows(self) -> bool:
+        """Whether each chunk that is found gives a row at least."""
+        if any(ast.join_type(join) not in ("INNER", "LEFT") for join in joins(self._block.node["from_table"])):
+            return False
+        dealt = [*(c for c, _ in self._searches), *self._filtering, *self._thresholds]
+        left = [c for c in self._block.conditions if all(c is not d for d in dealt)]
+        return not any(self._columns_in(c.node) or ast.is_volatile(c.node) for c in left)
 
     def _order_by_place(self, node: Node) -> None:
         """Rows that nobody orders are in the order of the texts, the best chunks of each first."""

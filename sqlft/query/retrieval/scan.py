@@ -112,6 +112,8 @@ class KnowledgeScan(Scan):
     """Those that stand among the conditions."""
     limit: int | None = None
     """LIMIT + OFFSET of a query that reads nothing else."""
+    row_limit: int | None = None
+    """LIMIT + OFFSET of a query that has its rows in the order of its texts, and drops none of them."""
     gives_context: bool = False
     """Whether it has one row for each combination of inputs, with the context and without chunks."""
 

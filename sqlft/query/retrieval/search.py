@@ -11,6 +11,7 @@ from hashlib import blake2b
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sqlft.catalog.records import KnowledgeBase
 from sqlft.data.prompts import is_nested_type
@@ -39,6 +40,8 @@ EXCLUDED_CANDIDATES = 100
 EXCLUDED_RELEVANCE = 0.5
 """content <> 'text' leaves out those of so many best chunks that are as relevant as this, as MindsDB has it."""
 CONTEXTS_AT_ONCE = 1024
+FIRST_TEXTS = 16
+"""So many are searched for at first where a LIMIT may need no more."""
 INTERSECTED_CANDIDATES = 100
 """From so many best chunks for each text those are taken that are good for all."""
 
@@ -105,8 +108,22 @@ class Search:
         self._session, self._runs, self._scan, self._types = session, runs, scan, types
         self.settings, self.options = build_search_options(scan, runs)
 
-    def find(self, inputs: pa.Table) -> pa.Table:
-        """The best chunks for each row of inputs, as `FOUND`; `question` is the row."""
+    def find(self, inputs: pa.Table, limit: int | None = None) -> pa.Table:
+        """The best chunks for each row of inputs, as `FOUND`; `question` is the row.
+
+        With `limit` those of the first rows that have so many.
+        """
+        if limit is None:
+            return self._find_all(inputs)
+        parts = [FOUND.empty_table()]
+        start, size = 0, FIRST_TEXTS
+        while start < inputs.num_rows and sum(len(part) for part in parts) < limit:
+            part = self._find_all(inputs.slice(start, size))
+            parts.append(part.set_column(0, FOUND.field(0), pc.add(part.column("question"), start)))
+            start, size = start + size, size * 4
+        return pa.concat_tables(parts)
+
+    def _find_all(self, inputs: pa.Table) -> pa.Table:
         tree, k = self._scan.tree, self.options.k
         if isinstance(tree, TextSearch) and not tree.is_excluded:
             return self._find_text(tree, inputs, self.options)

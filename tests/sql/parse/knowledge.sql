@@ -7,6 +7,9 @@ create or replace knowledge base shop.docs from db (select * from t) using batch
 CREATE KNOWLEDGE_BASE IF NOT EXISTS kb USING embedding_model = {"provider": "openai", "api_key": env('K')}, reranking_model = false
 --> CreateKnowledgeBase(name=kb, options={embedding_model: {provider: 'openai', api_key: Env(name='K')}, reranking_model: False}, if_not_exists=True)
 
+CREATE KNOWLEDGE_BASE kb USING embedding_model = {"provider": "openai", "model_name": "m",}, id_column = 'id'
+--> CreateKnowledgeBase(name=kb, options={embedding_model: {provider: 'openai', model_name: 'm'}, id_column: 'id'})
+
 CREATE KNOWLEDGE_BASE kb FROM articles
 --> CreateKnowledgeBase(name=kb, source=<('SELECT * FROM articles')>)
 
