@@ -101,11 +101,12 @@ def write_tables(con: sqlft.Connection, base: KnowledgeBase, texts: Texts, found
     chunks = chunks.append_column("vector", vectors).append_column("length", lengths)
     with words.registered(raw, chunks=chunks) as names:
         raw.execute(
-            f"INSERT INTO {table_name(base, 'documents')} SELECT chunk, chunk::VARCHAR, '' FROM {names['chunks']}"
+            f"INSERT INTO {table_name(base, 'documents')} BY NAME "
+            f"SELECT chunk AS doc, chunk::VARCHAR AS id, '' AS digest FROM {names['chunks']}"
         ).fetchall()
         raw.execute(
-            f"INSERT INTO {table_name(base, 'chunks')} SELECT chunk, chunk, chunk::VARCHAR, content, vector, length "
-            f"FROM {names['chunks']}"
+            f"INSERT INTO {table_name(base, 'chunks')} BY NAME "
+            f"SELECT *, chunk AS doc, chunk::VARCHAR AS chunk_id FROM {names['chunks']}"
         ).fetchall()
 
 

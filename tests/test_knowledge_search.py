@@ -19,9 +19,9 @@ import pytest
 import sqlft
 from sqlft import plugins
 from sqlft.catalog.records import KnowledgeBase, ModelKey
-from sqlft.errors import Cancelled, DataError, NotFound, NotSupported, OptionError, ProviderError
+from sqlft.errors import Cancelled, CatalogError, DataError, NotFound, NotSupported, OptionError, ProviderError
 from sqlft.inference.statement_runs import open_statement_runs
-from sqlft.knowledge import evaluate, words
+from sqlft.knowledge import evaluate, index, words
 from sqlft.knowledge.search import MARGIN, MIN_MATRIX_QUESTIONS, SearchOptions, search_chunks
 from sqlft.knowledge.tables import table_name
 
@@ -608,3 +608,58 @@ def without(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr("sqlft.knowledge.search.find_spec", lambda wanted: None if wanted == name else find_spec(wanted))
         yield
+
+
+# -- an index ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_finds_what_comparing_all_finds(library: Library) -> None:
+    """Chunks that came later too, none that are gone; conditions and a base that changed do without it."""
+    pytest.importorskip("usearch", reason="usearch is not installed")
+    texts = make_texts(400)
+    library.fill(texts)
+    questions = make_texts(30, seed=9)
+    exact = library.search(questions)
+    library.run("CREATE INDEX ON KNOWLEDGE_BASE docs")
+    assert index.find_index(library.con.session, library.base()) is not None
+    found = library.search(questions)
+    recall = sum(len({i for i, *_ in a} & {i for i, *_ in b}) for a, b in zip(exact, found, strict=True)) / 300
+    assert recall >= 0.95
+    library.run(f"INSERT INTO docs SELECT 900 AS id, '{questions[0]}' AS content")
+    gone = found[1][0][0]
+    library.run(f"DELETE FROM docs WHERE id = {gone}")
+    again = library.search(questions)
+    assert again[0][0][:2] == (900, 0.0)
+    assert all(gone not in {i for i, *_ in one} and len(one) == 10 for one in again)
+    assert len(library.search(questions, k=1000)[0]) == 400
+    assert {i for i, *_ in library.search(questions, condition="id < 3")[0]} == {0, 1, 2}
+
+
+def test_an_index_that_does_not_fit_is_left_alone(library: Library) -> None:
+    """One of other vectors, or whose file was changed; DROP INDEX removes it."""
+    pytest.importorskip("usearch", reason="usearch is not installed")
+    library.fill(make_texts(50))
+    session, statement = library.con.session, "CREATE INDEX ON KNOWLEDGE_BASE docs"
+    library.run(statement)
+    (file,) = (session.catalog.folder / "knowledge").glob("*.usearch")
+    library.fill(make_texts(50, seed=1))
+    assert index.find_index(session, library.base()) is None
+    library.run(statement)
+    assert index.find_index(session, library.base()) is not None
+    file.write_bytes(file.read_bytes()[:-1])
+    assert index.find_index(session, library.base()) is None
+    assert len(library.search(["bal"])[0]) == 10
+    library.run(statement)
+    library.run("BEGIN")
+    with pytest.raises(CatalogError, match="COMMIT"):
+        library.run(statement)
+    library.run("ROLLBACK")
+    library.run("DROP INDEX ON KNOWLEDGE_BASE docs")
+    assert not list(file.parent.iterdir())
+
+
+def test_without_vectors_an_index_is_a_notice(library: Library) -> None:
+    """Scripts of MindsDB's that make one run on."""
+    library.run("CREATE KNOWLEDGE_BASE docs")
+    assert library.run("CREATE INDEX ON KNOWLEDGE_BASE docs WITH (type = 'ivf')") == []
+    library.run("DROP INDEX ON KNOWLEDGE_BASE docs")

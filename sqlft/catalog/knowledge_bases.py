@@ -87,7 +87,7 @@ class KnowledgeBases:
                     f"There is a {taken} '{base.key.name}' already.",
                     "Choose another name."
                     if taken != "knowledge base"
-                    else f"INSERT INTO {base.key} adds to it; CREATE OR REPLACE KNOWLEDGE_BASE begins it anew.",
+                    else f"INSERT INTO {base.key} adds to it; CREATE OR REPLACE KNOWLEDGE_BASE empties it.",
                 )
             insert_row(con, "knowledge_bases", _to_columns(base))
         self._changed()

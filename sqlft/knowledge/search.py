@@ -1,6 +1,7 @@
 """Questions to the chunks that answer them best: by meaning, by words, or both.
 
-Called by `sqlft.query` and by `evaluate`.  All of it is exact: every vector is compared, every text's words are scored.
+Called by `sqlft.query` and by `evaluate`.  All of it is exact: every vector is compared, every text's words are scored;
+but for vectors that have an `index`.
 
 Relevance is between 0 and 1.  By meaning it is 1 / (1 + cosine distance), as MindsDB has it: 1 for the same direction,
 0.5 for texts that have nothing in common.  By words it is the BM25 score (see `words`) as a share of what no text can
@@ -24,6 +25,7 @@ from sqlft.errors import Cancelled, OptionError, ProviderError
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.inference.statement_runs import StatementRuns
 from sqlft.knowledge import embedding, reranking, words
+from sqlft.knowledge.index import VectorIndex, find_index
 from sqlft.knowledge.tables import has_tables, read_state, table_name, visible_chunks_sql
 from sqlft.knowledge.words import read_arrow, registered
 from sqlft.session import Session
@@ -304,14 +306,28 @@ class ChunkSearch:
 
     def _find_nearest(self, vectors: pa.Table, n: int, allowed: str | None) -> pa.Table:
         """The nearest of those that every question may have."""
-        source = f"{self._chunks} AS c WHERE c.vector IS NOT NULL{f' AND {allowed}' if allowed else ''}"
+        if allowed is None and (index := find_index(self._session, self._base)) is not None:
+            nearest = self._find_in_index(index, vectors, n)
+            if nearest.num_rows == n * vectors.num_rows:
+                return nearest
+        return self._measure(vectors, self._find_candidates(vectors, n, allowed or "true"), n)
+
+    def _find_in_index(self, index: VectorIndex, vectors: pa.Table, n: int) -> pa.Table:
+        """The nearest in the index, and among the chunks that came later; fewer where chunks of it are gone."""
+        places, chunks = index.find(_to_matrix(vectors.column("vector").combine_chunks()), n + MARGIN)
+        questions = vectors.column("question").combine_chunks().take(pa.array(places))
+        newer = self._find_candidates(vectors, n, f"c.chunk > {index.last}")
+        return self._measure(vectors, pa.concat_tables([pa.table({"question": questions, "chunk": chunks}), newer]), n)
+
+    def _find_candidates(self, vectors: pa.Table, n: int, allowed: str) -> pa.Table:
+        """`question` and `chunk` of the n nearest and some more, of chunks that are allowed, by comparing all."""
+        source = f"{self._chunks} AS c WHERE c.vector IS NOT NULL AND {allowed}"
         if vectors.num_rows >= MIN_MATRIX_QUESTIONS and find_spec("numpy") is not None:
             candidates, unclear = self._multiply(vectors, n, source)
         else:
             candidates, unclear = None, list(range(vectors.num_rows))
         parts = [self._scan(vectors.slice(i, 1), n + MARGIN, source) for i in unclear]
-        parts += [] if candidates is None else [candidates]
-        return self._measure(vectors, pa.concat_tables(parts), n)
+        return pa.concat_tables(parts if candidates is None else [*parts, candidates])
 
     def _scan(self, question: pa.Table, n: int, source: str) -> pa.Table:
         """`question` and `chunk` of the n nearest to one question, by a query."""

@@ -25,6 +25,7 @@ from sqlft.knowledge.definition import (
     read_settings,
 )
 from sqlft.knowledge.embedding import check_embeds, parse_model_name, require_same_model, resolve_embedding_model
+from sqlft.knowledge.index import create_index, drop_index
 from sqlft.knowledge.insert import InsertSettings, insert_rows
 from sqlft.knowledge.reranking import resolve_judge
 from sqlft.knowledge.words import DEFAULT_LANGUAGE, check_language
@@ -153,10 +154,12 @@ def run_refresh_knowledge_base(session: Session, statement: RefreshKnowledgeBase
 
 
 def run_index_knowledge_base(session: Session, statement: IndexKnowledgeBase, parameters: Parameters) -> None:
-    """Taken as MindsDB has it, and without effect: search is exact, and needs no index."""
+    """Make an approximate index of the vectors, for many more than a hundred thousand chunks; or remove it."""
     base = find_knowledge_base(session, statement.name)
-    if not statement.drops:
-        session.show_notice(f"Search of '{base.key}' is exact and reads all vectors; it needs no index.")
+    if statement.drops:
+        drop_index(session, base)
+    else:
+        create_index(session, base)
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ def _check_name(session: Session, key: ModelKey, old: KnowledgeBase | None) -> N
     if old is not None:
         raise AlreadyExists(
             f"There is a knowledge base '{old.key}' already.",
-            f"INSERT INTO {old.key} adds to it; CREATE OR REPLACE KNOWLEDGE_BASE begins it anew.",
+            f"INSERT INTO {old.key} adds to it; CREATE OR REPLACE KNOWLEDGE_BASE empties it.",
         )
     if session.find_model(*key) is not None:
         raise AlreadyExists(f"There is a model '{key}' already.", "Choose another name for the knowledge base.")
@@ -259,6 +262,7 @@ def _drop(session: Session, base: KnowledgeBase) -> None:
         tables.drop_tables(session.con, base)
     else:
         session.show_warning(f"Its texts stay in the database '{base.storage}', which is not attached.")
+    drop_index(session, base)
     session.catalog.knowledge_bases.drop(base.key)
     _drop_models(session, base.key, base.options.get(MADE_MODELS) or ())
 
