@@ -624,6 +624,8 @@ def test_a_context_keeps_to_its_tokens(read_only: sqlft.Connection) -> None:
     assert read_only.execute(f"{query}9").fetchall() == [("money back",)]
     assert read_only.execute(f"{query}10").fetchall() == [("money back / money back in the cloud",)]
     assert read_only.execute(f"{query}1").fetchall() == [("",)]
+    several = "SELECT context FROM docs WHERE content IN ('money back', 'lost password') AND k = 2"
+    assert sorted(read_only.execute(several).fetchall()[0][0].split("\n\n")) == ["lost password", "money back"]
 
 
 @pytest.mark.parametrize(

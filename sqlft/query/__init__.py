@@ -1,11 +1,11 @@
-"""A SELECT that reads models: parsed by DuckDB, bound, planned, then carried out.
+"""A SELECT that reads models or knowledge bases: parsed by DuckDB, bound, planned, then carried out.
 
 `sqlft.connection` (and whoever reads rows for a training) calls `plan_query` with a statement of DuckDB's own SQL.  It
 hands back `UnchangedQuery` (nothing of ours in it: run what was typed), `NativeQuery` (this text over plain tables, the
 models asked already), `SlicedQuery` (rows slice by slice, models asked on the way) or `CompletedQuery` (a view of ours
-was made or dropped).
+was made or dropped, a knowledge base was written into).
 
-    text -> ast.parse -> bind.Binder -> plan.make_plan -> execute.Execution -> inference
+    text -> ast.parse -> bind.Binder -> plan.make_plan -> execute.Execution -> inference, knowledge
 
 Only a SELECT has a tree.  Of other statements the queries inside are cut out by the lexer, planned, and put back.
 """
