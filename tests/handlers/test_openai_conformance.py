@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -51,3 +52,15 @@ class TestFireworks(HostedConformance):
 
 class TestVLLM(HostedConformance):
     handler = VLLM
+
+
+class TestSeveralServers(HostedConformance):
+    handler = VLLM
+
+    @pytest.fixture(autouse=True)
+    def _second(self, provider: Any, _served: None) -> Iterator[None]:
+        from provider import Provider
+
+        with Provider() as other:
+            type(self).engine_options = {"base_url": [provider.url, other.url], "api_key": provider.key}
+            yield
