@@ -428,6 +428,16 @@ def test_a_model_in_use_is_neither_dropped_nor_renamed(store: Store) -> None:
     store.run("DROP KNOWLEDGE_BASE docs; DROP MODEL e")
 
 
+def test_a_base_that_a_handler_names_is_an_embedding_model_too(store: Store) -> None:
+    store.run("CREATE KNOWLEDGE_BASE kb USING embedding_model = prefixed")
+    assert store.describe("kb")["MODEL"] == "kb_embedding_model"
+    store.run("INSERT INTO kb (content) VALUES ('text')")
+    assert store.embedded() == ["text: text"]
+    store.run("CREATE MODEL prefixed PREDICT v USING engine = 'librarian', mode = 'embedding'")
+    store.run("CREATE KNOWLEDGE_BASE other USING embedding_model = prefixed")
+    assert store.describe("other")["MODEL"] == "prefixed"
+
+
 def test_a_provider_makes_a_model_that_goes_with_its_knowledge_base(store: Store) -> None:
     store.run(
         """CREATE KNOWLEDGE BASE kb USING

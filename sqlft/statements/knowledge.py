@@ -13,8 +13,9 @@ import pyarrow as pa
 from sqlft import plugins
 from sqlft.catalog.records import KnowledgeBase, ModelKey
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, OptionError, did_you_mean
+from sqlft.handler import Embedder
 from sqlft.inference.cache import Cache
-from sqlft.inference.resolve import find_model
+from sqlft.inference.resolve import find_model, list_handlers
 from sqlft.inference.statement_runs import open_statement_runs
 from sqlft.knowledge import insert, tables
 from sqlft.knowledge.definition import (
@@ -207,7 +208,7 @@ def _build_record(
     check_columns(base)
     _check_options(base)
     for kind, value in (("embedding_model", settings.embedding_model), ("reranking_model", settings.reranking_model)):
-        if isinstance(name := read_model(value, kind), str):
+        if isinstance(name := _read_wanted_model(session, kind, value), str):
             _check_model(session, key, kind, name)
     return base
 
@@ -272,7 +273,7 @@ def _drop(session: Session, base: KnowledgeBase) -> None:
 
 def _resolve_model(session: Session, key: ModelKey, kind: str, value: object, made: list[str]) -> str | None:
     """The name of the model that an option means; one that is described is made, and added to `made`."""
-    wanted = read_model(value, kind)
+    wanted = _read_wanted_model(session, kind, value)
     if wanted is None:
         return None
     if isinstance(wanted, Mapping):
@@ -289,6 +290,28 @@ def _check_model(session: Session, key: ModelKey, kind: str, name: str) -> str:
     resolved = check_embeds(session, name, key) if kind == "embedding_model" else resolve_judge(session, name)
     _, number = parse_model_name(name)
     return str(resolved.model.key) if number is None else str(resolved.version.key)
+
+
+def _read_wanted_model(session: Session, kind: str, value: object) -> str | Mapping[str, object] | None:
+    """A model's name, or what makes one: an object, or the name of a base that embeds, where no model has it."""
+    wanted = read_model(value, kind)
+    if kind != "embedding_model" or not isinstance(wanted, str):
+        return wanted
+    model, _ = parse_model_name(wanted)
+    name, project = (model, None) if isinstance(model, str) else model
+    return wanted if session.find_model(name, project) is not None else _describe_base(wanted)
+
+
+def _describe_base(name: str) -> Mapping[str, object]:
+    """What makes a model of a base that a handler with embeddings names; NotFound if none does."""
+    for handler in list_handlers(Embedder):
+        if name.lower() in plugins.load_handler_class(handler).bases():
+            return {"provider": handler, "model_name": name}
+    raise NotFound(
+        f"There is no model '{name}' for embedding_model, and no base of that name.",
+        f"CREATE MODEL {format_name(name)} PREDICT vector USING engine = …, mode = 'embedding' makes one; "
+        "embedding_model = 'minilm' takes a small one that runs here, {'provider': 'openai', 'model_name': …} another.",
+    )
 
 
 def _make_model(session: Session, key: ModelKey, kind: str, wanted: Mapping[str, object], or_replace: bool) -> str:

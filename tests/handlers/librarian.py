@@ -46,6 +46,10 @@ class Librarian(Embedder, Reranker):
     model_options = ModelOptions
     predict_options = PredictOptions
 
+    @classmethod
+    def bases(cls) -> dict[str, str]:
+        return {"prefixed": "words before texts"}
+
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         return Judging(options)
 

@@ -43,7 +43,7 @@ SAMPLE_ROWS = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
 PROCESS_SECONDS = 2.0
 """Until a worker process calls the handler, and from its end to that of the statement."""
-STARTUP_SECONDS = 9.0
+STARTUP_SECONDS = 7.0
 """Importing torch, transformers and peft, and loading a small base."""
 PREPARED_PER_SECOND = 30e6
 """Weights of the base, while the files that are asked are written."""
