@@ -58,8 +58,8 @@ class KnowledgeSettings:
 
     embedding_model: Annotated[
         Any,
-        "a model with mode = 'embedding', a base that embeds, such as minilm, or what makes one: {'provider': 'openai', "
-        "'model_name': …, 'api_key': …}; without it words are searched only",
+        "a model with mode = 'embedding', a base that embeds, such as minilm, or what makes a model: "
+        "{'provider': 'openai', 'model_name': …, 'api_key': …}; without it words are searched only",
         Alias("model"),
     ] = None
     reranking_model: Annotated[Any, "a model that judges what was found, or what makes one; false: none"] = None
