@@ -49,8 +49,10 @@ def test_what_a_node_trained_answers_and_is_trained_on(fleet: Any) -> None:
     assert fleet.ask("q3", "f") == "a3"
     fleet.train("", "FINETUNE f", "SELECT 'q9' AS question, 'nine' AS answer")
     assert (fleet.ask("q9", "f"), fleet.ask("q3", "f")) == ("nine", "a3")
-    steps = fleet.run("SELECT step, value FROM sqlft.metrics WHERE model = 'f' AND version = 2 AND name = 'loss'")
-    assert [step for step, _ in steps] == [1, 2, 3]
+    steps = fleet.run(
+        "SELECT step, split FROM sqlft.metrics WHERE model = 'f' AND version = 2 AND name = 'loss' AND split = 'train'"
+    )
+    assert sorted(step for step, _ in steps) == [1, 2, 3]
     assert fleet.run("EXPLAIN FINETUNE f FROM (SELECT * FROM rows)")
 
 
