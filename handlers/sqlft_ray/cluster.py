@@ -208,7 +208,6 @@ def explain_missing_module(module: str, where: str) -> HandlerNotInstalled:
 
 def is_head_gone() -> bool:
     """Whether the cluster's head does not answer any more."""
-    import ray
 
     with suppress(Exception):
         host, _, port = _connected_to[0].rpartition(":")
