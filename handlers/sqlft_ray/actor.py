@@ -213,9 +213,13 @@ class Session:
                 self._changed.wait_for(lambda: not self._is_working)
             return self._take_events(most=sys.maxsize)
 
-    def is_resting(self) -> bool:
-        """Whether it has answered all, and another statement can go on with it."""
+    def rest(self) -> bool:
+        """Let it end where it only waits for more; whether another statement can go on with it."""
         with self._changed:
+            self._has_all = True
+            self._changed.notify_all()
+            if self._is_hungry:
+                self._changed.wait_for(self._is_idle, WAIT_SECONDS)
             return self.is_clean and self._is_idle() and not self._events
 
     def reopen(self) -> None:
@@ -395,7 +399,7 @@ class HandlerActor:
             session = self._sessions.pop(number, None)
             if session is None:
                 return
-            if self._kept is None and session.is_resting():
+            if self._kept is None and session.rest():
                 self._kept = session
             else:
                 session.close()

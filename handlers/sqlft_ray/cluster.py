@@ -6,6 +6,7 @@ Called by everything here that runs on the driver's machine.
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import sys
 import threading
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 ActorHandle = Any
 """Of ray.remote: it makes its methods as it is made."""
 ObjectRef = Any
-WORKER_DIED = "A worker died or was killed"
-"""How a paragraph begins that Ray would write to standard output."""
 CONNECT_SECONDS = 5.0
 CURRENT_CLUSTER = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "/tmp"), "ray", "ray_current_cluster")
 """Where Ray writes down which cluster runs on this machine."""
@@ -31,9 +30,18 @@ START_HINT = (
     "Start one with: ray start --head (and on other machines: ray start --address=<head>:6379), or let this process "
     "have one of its own: CREATE ML_ENGINE … USING address = 'local'."
 )
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "1000000",
+}
+"""What Ray reads as it is imported: no paragraphs on standard output about actors that are replaced, and a head that is
+gone must not end this process, as it would after a minute."""
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
 _lock = threading.Lock()
 _connected_to: list[str] = []
-"""The addresses, as engines name it, of the one cluster that this process is connected to."""
+"""The address of the one cluster that this process is connected to, and how engines name it."""
 
 
 class Node(NamedTuple):
@@ -45,7 +53,6 @@ class Node(NamedTuple):
 
 def connect(address: str) -> None:
     """Be connected to the cluster; a process has one at most.  HandlerError."""
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", WORKER_DIED)  # before Ray is imported, which reads it then
     try:
         import ray
     except ImportError as e:
@@ -59,36 +66,39 @@ def connect(address: str) -> None:
             return
         _connected_to.clear()
         _check_reachable(address)
-        failures: list[BaseException] = []
+        outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         # in a thread of its own: in the main one Ray would take SIGTERM from whoever trains here
-        thread = threading.Thread(target=_init, args=(address, failures), daemon=True)
-        thread.start()
-        thread.join()
-        if failures:
-            raise _explain_no_connection(address, failures[0]) from failures[0]
-        _connected_to.append(address)
+        threading.Thread(target=_init, args=(address, outcome), name="sqlft-ray", daemon=True).start()
+        if (error := outcome.get()) is not None:
+            raise _explain_no_connection(address, error) from error
+        _connected_to[:] = [ray.get_runtime_context().gcs_address, address]
         debug("ray: connected to %s", address)
 
 
-def _init(address: str, failures: list[BaseException]) -> None:
+def _init(address: str, outcome: queue.SimpleQueue[BaseException | None]) -> None:
+    """Connect, and stay: a cluster of this process ends with the thread that started it."""
     import ray
 
     more: dict[str, object] = {}
     if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
         more = {"include_dashboard": False, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
     try:
         ray.init(address, namespace="sqlft", log_to_driver=False, logging_level="ERROR", **more)
     except BaseException as e:
-        failures.append(e)
+        outcome.put(e)
+    else:
+        outcome.put(None)
+        threading.Event().wait()
 
 
 def _check_same_cluster(address: str) -> None:
     import ray
 
-    here = ray.get_runtime_context().gcs_address
-    if address not in ("auto", "local", here, *_connected_to):
+    if not _connected_to:  # by whoever uses Ray here besides
+        _connected_to.append(ray.get_runtime_context().gcs_address)
+    if address not in ("auto", "local", *_connected_to):
+        here = _connected_to[0]
         raise HandlerError(
             f"This process is connected to the Ray cluster at {here}, and can have one only.",
             f"Ask engines at {address} from another process, or give all the same address.",
@@ -98,7 +108,8 @@ def _check_same_cluster(address: str) -> None:
 def _check_reachable(address: str) -> None:
     """Ray itself would try for a minute."""
     if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", address)
+        known = CURRENT_CLUSTER.read_text().strip() if CURRENT_CLUSTER.exists() else ""
+        address = os.environ.get("RAY_ADDRESS") or known or address
     if address.startswith("ray://"):
         raise HandlerError(
             "sqlft does not speak to Ray through a client's address (ray://).",
@@ -197,10 +208,9 @@ def explain_missing_module(module: str, where: str) -> HandlerNotInstalled:
 
 def is_head_gone() -> bool:
     """Whether the cluster's head does not answer any more."""
-    import ray
 
     with suppress(Exception):
-        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        host, _, port = _connected_to[0].rpartition(":")
         try:
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         except OSError:

@@ -83,6 +83,7 @@ class Pool:
         cluster.connect(self.options.address)
         with self._lock:
             self._users += 1
+            self._failed_starts = 0
             if self._timer is not None:
                 self._timer.cancel()
             try:
@@ -152,7 +153,6 @@ class Pool:
         wanted = self.options.actors or max(1, len(nodes))
         if not self.members:
             cluster.check_room(self.options, nodes)
-            self._failed_starts = 0
         while len(self.members) < wanted:
             handle = make_actor(HandlerActor, self.options, (self._source,))
             self.members.append(Member(handle, handle.start.remote()))
@@ -165,7 +165,8 @@ class Pool:
             self._depot = None
             for member in members:
                 with suppress(Exception):  # the cluster may be gone
-                    ray.kill(member.handle)
+                    if ray.is_initialized():
+                        ray.kill(member.handle)
 
     def forget(self) -> None:
         """The cluster is gone, and all actors with it."""
@@ -383,11 +384,11 @@ class RayPredictor(Predictor):
             ready, _ = ray.wait(waiting, num_returns=1, timeout=TICK_SECONDS)
             if ready and len(waiting) > 1:
                 ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-            if not ready and not calls:
+            if not ready and not calls:  # actors that run go on without the head; none can come
+                if cluster.is_head_gone():
+                    raise self._give_up()
                 free_idle()
                 yield self._describe_progress()
-            if not ready and cluster.is_head_gone():
-                raise self._give_up()
             for ref in ready:
                 if ref in starting:
                     self._pool.welcome(starting[ref])

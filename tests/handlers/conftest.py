@@ -156,7 +156,7 @@ def ray_cluster() -> Iterator[None]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setattr(sys, "path", paths)
         plugins.find_entry_points.cache_clear()
-        made = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        made = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         patch.setenv("RAY_ADDRESS", made.address_info["gcs_address"])
         yield
         ray.shutdown()

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -15,18 +15,26 @@ from safetensors.torch import load_file
 from sqlft_local import Local
 
 from sqlft import errors, plugins
-from sqlft.catalog.files import FILES_FOLDER
-from sqlft.handler import Artifact, Completion, Message, ModelSpec, Progress, Request, TrainingSet
+from sqlft.catalog.files import FILES_FOLDER, LOCK_FILE
+from sqlft.handler import Artifact, Completion, Message, ModelSpec, Progress, Request, Trainer, TrainingSet
 from sqlft.options import build_options
 
+CONVERSATIONS = [(f"The capital of {country}?", city) for country, city in zip("abcdefgh", "stuvwxyz", strict=True)]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def make_data() -> TrainingSet:
+    """The rows as trainers get them."""
+    kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in CONVERSATIONS]
+    return TrainingSet(pa.table({"messages": pa.array(turns, kind)}))
 
 
 @pytest.fixture
 def fleet(connection_with_model: Any) -> Any:
     """The stranger's model `f`, which is trained on the cluster."""
     connection_with_model.run(
-        "CREATE ML_ENGINE fleet FROM ray USING handler = 'stranger', actors = 1, keep_seconds = 0"
+        "CREATE ML_ENGINE fleet FROM ray USING handler = 'stranger', actors = 1, num_cpus = 0.5, keep_seconds = 0"
     )
     connection_with_model.run(
         "CREATE MODEL f PREDICT answer USING engine = 'fleet', base = 'tiny', prompt_template = '{{question}}'"
@@ -40,20 +48,6 @@ def find_files(fleet: Any, number: int) -> Path:
     return Path(fleet.catalog.work_folder(fleet.version(number, "f").key) / FILES_FOLDER)
 
 
-def test_what_a_node_trained_answers_and_is_trained_on(fleet: Any) -> None:
-    fleet.train("steps = 3", "FINETUNE f")
-    version = fleet.version(2, "f")
-    assert version.status == "complete"
-    assert version.details["tokens"] == 123
-    assert version.details["trained_on"] == os.uname().nodename
-    assert fleet.ask("q3", "f") == "a3"
-    fleet.train("", "FINETUNE f", "SELECT 'q9' AS question, 'nine' AS answer")
-    assert (fleet.ask("q9", "f"), fleet.ask("q3", "f")) == ("nine", "a3")
-    steps = fleet.run("SELECT step, value FROM sqlft.metrics WHERE model = 'f' AND version = 2 AND name = 'loss'")
-    assert [step for step, _ in steps] == [1, 2, 3]
-    assert fleet.run("EXPLAIN FINETUNE f FROM (SELECT * FROM rows)")
-
-
 def test_a_node_that_dies_is_followed_by_another_from_the_last_checkpoint(
     fleet: Any, until: Callable[..., Any]
 ) -> None:
@@ -65,21 +59,15 @@ def test_a_node_that_dies_is_followed_by_another_from_the_last_checkpoint(
     fleet.training.script({})
     os.kill(pid, signal.SIGKILL)
     until(lambda: fleet.version(2, "f").status == "complete")
-    assert fleet.version(2, "f").details["first_step"] == 4
-    assert fleet.ask("q1", "f") == "a1"
+    details = fleet.version(2, "f").details
+    assert (details["first_step"], details["tokens"], details["trained_on"]) == (4, 123, os.uname().nodename)
+    assert fleet.ask("q3", "f") == "a3"
+    steps = fleet.run("SELECT step FROM sqlft.metrics WHERE model = 'f' AND version = 2 AND name = 'loss'")
+    assert {step for (step,) in steps} == {1, 2, 3, 4, 5, 6}
 
 
-def test_one_that_dies_again_and_again_fails_and_says_what_to_do(fleet: Any) -> None:
-    fleet.training.script({2: "kill"})
-    with pytest.raises(errors.HandlerError, match="died 3 times") as caught:
-        fleet.train("", "FINETUNE f")
-    assert "RESUME MODEL" in str(caught.value)
-    fleet.training.script({})
-    fleet.run("RESUME MODEL f.2")
-    assert fleet.ask("q1", "f") == "a1"
-
-
-def test_cancel_brings_the_checkpoint_home_and_resume_goes_on(fleet: Any) -> None:
+def test_what_is_cancelled_or_killed_goes_on_where_it_was(fleet: Any, until: Callable[..., Any]) -> None:
+    """CANCEL; then the worker of the next training, which starts from the version, is killed; nothing is left running."""
     fleet.training.script({4: "listen"})
     fleet.train("steps = 6, wait = false", "FINETUNE f")
     fleet.training.wait_for("at-4")
@@ -88,33 +76,38 @@ def test_cancel_brings_the_checkpoint_home_and_resume_goes_on(fleet: Any) -> Non
     fleet.training.script({})
     fleet.run("RESUME MODEL f.2")
     assert fleet.version(2, "f").details["first_step"] == 4
-
-
-def test_errors_of_the_handler_come_home(fleet: Any) -> None:
-    fleet.training.script({2: "refuse"})
-    with pytest.raises(errors.ProviderError, match="closed on Sundays"):
-        fleet.train("", "FINETUNE f")
-    fleet.training.script({2: "crash"})
-    with pytest.raises(errors.HandlerError, match="ValueError"):
-        fleet.train("", "FINETUNE f")
-
-
-def test_a_worker_that_is_killed_leaves_nothing_running(fleet: Any, until: Callable[..., Any]) -> None:
-    """And what it had is taken up again."""
-    fleet.training.script({4: "deaf"})
-    fleet.train("steps = 6, wait = false", "FINETUNE f")
+    fleet.training.script({4: "listen"})
+    fleet.train("steps = 6, wait = false", "FINETUNE f", "SELECT 'q9' AS question, 'nine' AS answer")
     pid = fleet.training.wait_for("at-4")
-    until(lambda: (find_files(fleet, 2) / "checkpoint.json").exists())
-    os.kill(int((fleet.catalog.work_folder(fleet.version(2, "f").key) / "lock").read_text()), signal.SIGKILL)
+    until(lambda: (find_files(fleet, 3) / "checkpoint.json").exists())
+    os.kill(int((fleet.catalog.work_folder(fleet.version(3, "f").key) / LOCK_FILE).read_text()), signal.SIGKILL)
     until(lambda: not Path(f"/proc/{pid}").exists())
     fleet.training.script({})
-    fleet.run("RESUME MODEL f.2")
-    assert fleet.ask("q1", "f") == "a1"
+    fleet.run("RESUME MODEL f.3")
+    assert fleet.version(3, "f").details["first_step"] == 4
+    assert (fleet.ask("q9", "f"), fleet.ask("q3", "f")) == ("nine", "a3")
+
+
+def test_errors_of_the_handler_come_home(ray_cluster: None, training_control: Any, tmp_path: Path) -> None:
+    """And a process that dies again and again is one."""
+    cls = plugins.load_engine_class("ray", {"handler": "stranger"})
+    assert issubclass(cls, Trainer)
+    handler = cls(build_options(cls.engine_options, {"handler": "stranger", "num_cpus": 0.5}, "it"))
+    options = build_options(cls.train_options, {"control": str(training_control.folder)}, "it")
+    for what, kind, words in (
+        ("refuse", errors.ProviderError, "closed on Sundays"),
+        ("crash", errors.HandlerError, "ValueError: boom"),
+        ("nospace", errors.HandlerError, "No space left"),
+        ("kill", errors.HandlerError, "died 3 times"),
+    ):
+        training_control.script({2: what})
+        (tmp_path / what).mkdir()
+        with pytest.raises(kind, match=words) as caught:
+            handler.train(ModelSpec("tiny"), None, make_data(), options, tmp_path / what, lambda progress: None)
+        assert cast("errors.SqlftError", caught.value).next_step
 
 
 # -- models on this machine ------------------------------------------------------------------------------------
-
-CONVERSATIONS = [(f"The capital of {country}?", city) for country, city in zip("abcdefgh", "stuvwxyz", strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +131,7 @@ def ask(handler: Any, base: Path, artifact: Artifact | None) -> list[Completion]
 
 def test_a_local_model_is_trained_and_asked_as_in_process(local_fleet: Any, tiny: Path, tmp_path: Path) -> None:
     """Adapter, answers, vectors and likelihoods are the same."""
-    kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in CONVERSATIONS]
-    data = TrainingSet(pa.table({"messages": pa.array(turns, kind)}))
+    data = make_data()
     here, spec = Local(build_options(Local.engine_options, {"threads": 1}, "it")), ModelSpec(str(tiny))
     options = build_options(Local.train_options, {"n_epochs": 2, "batch_size": 4, "learning_rate": 0.01}, "it")
     made = {}
@@ -158,7 +149,7 @@ def test_a_local_model_is_trained_and_asked_as_in_process(local_fleet: Any, tiny
     assert [(a.text, a.output_tokens) for a in answers] == [(a.text, a.output_tokens) for a in others_answers]
     assert all(abs(a.logprob - b.logprob) < 1e-4 for a, b in zip(answers, others_answers, strict=True))
     texts = [question for question, _ in CONVERSATIONS]
-    vectors = zip(here.embed(texts, spec, artifact), local_fleet.embed(texts, spec, artifact), strict=True)
+    vectors = zip(here.embed(texts, spec, None), local_fleet.embed(texts, spec, None), strict=True)
     assert all(abs(x - y) < 1e-4 for a, b in vectors for x, y in zip(a, b, strict=True))
     asked = [(Message("user", q), Message("assistant", a)) for q, a in CONVERSATIONS]
     scores = zip(here.score(asked, spec, artifact), local_fleet.score(asked, spec, artifact), strict=True)
