@@ -51,6 +51,11 @@ def test_it_cuts_between_paragraphs_lines_sentences_and_words() -> None:
     assert contents("a|b|c|d", size=4, overlap=0, separators=("|",)) == ["a|b|", "c|d"]
 
 
+def test_space_alone_is_no_chunk() -> None:
+    assert contents("???  ", size=3, overlap=2) == ["???"]
+    assert contents("aaa" + " " * 50 + "b", size=4, overlap=3) == ["aaa", "b"]
+
+
 def test_chunks_overlap_by_whole_words() -> None:
     found = contents("one two three four five six seven eight nine ten", size=20, overlap=8)
     assert found[0] == "one two three four"

@@ -16,7 +16,7 @@ import pytest
 
 import sqlft
 from sqlft import plugins
-from sqlft.errors import NotSupported, OptionError, StatementError
+from sqlft.errors import Cancelled, NotSupported, OptionError, StatementError
 
 HANDLERS = Path(__file__).parent / "handlers"
 WORDS = [f"{a}{b}{c}" for a in "bdkt" for b in "aiou" for c in "lmr"]
@@ -624,6 +624,8 @@ def test_a_context_keeps_to_its_tokens(read_only: sqlft.Connection) -> None:
     assert read_only.execute(f"{query}9").fetchall() == [("money back",)]
     assert read_only.execute(f"{query}10").fetchall() == [("money back / money back in the cloud",)]
     assert read_only.execute(f"{query}1").fetchall() == [("",)]
+    several = "SELECT context FROM docs WHERE content IN ('money back', 'lost password') AND k = 2"
+    assert sorted(read_only.execute(several).fetchall()[0][0].split("\n\n")) == ["lost password", "money back"]
 
 
 @pytest.mark.parametrize(
@@ -664,6 +666,8 @@ def test_a_context_keeps_to_its_tokens(read_only: sqlft.Connection) -> None:
         ("TRUNCATE docs", NotSupported, "TRUNCATE cannot write"),
         ("COPY docs FROM 'x.csv'", NotSupported, "COPY cannot write"),
         ("DELETE FROM docs USING q WHERE q.id = docs.id", NotSupported, "no other clauses"),
+        ("DELETE FROM docs WHERE content = 'x'", StatementError, "does not search"),
+        ("UPDATE docs SET product = 'x' WHERE docs.content LIKE 'x'", StatementError, "does not search"),
         ("UPDATE docs SET content = 'x' FROM q WHERE q.id = docs.id", NotSupported, "no other clauses"),
         ("PREPARE p AS SELECT * FROM docs", NotSupported, "PREPARE cannot keep"),
         ("CREATE TABLE docs (id INTEGER)", sqlft.SqlftError, "docs"),
@@ -767,6 +771,16 @@ def test_explain_shows_the_search_and_asks_nothing(con: sqlft.Connection) -> Non
     assert "documents" in listing
     inserting = con.execute("EXPLAIN INSERT INTO docs FROM articles").fetchall()[0][1]
     assert "articles" in inserting
+
+
+def test_an_interrupt_ends_a_search(con: sqlft.Connection) -> None:
+    con.execute("CREATE TABLE many AS SELECT i AS id, 'money ' || i AS question FROM range(3000) r(i)")
+    con.session.show_progress = lambda tick: con.interrupt()
+    for columns in ("docs.id", "docs.context"):
+        with pytest.raises(Cancelled):
+            con.execute(f"SELECT count({columns}) FROM many JOIN docs ON docs.content = question USING cache = false")
+    con.session.show_progress = lambda tick: None
+    assert con.execute("SELECT count(*) FROM docs").fetchall() == [(5,)]
 
 
 def test_all_chunks_stand_beside_a_search(read_only: sqlft.Connection) -> None:

@@ -609,7 +609,7 @@ def test_listings(store: Store) -> None:
     assert "comes first" in store.refuse(CatalogError, "DROP PROJECT shop")
     store.run("USE shop; INSERT INTO other (content) VALUES ('x'); DROP KNOWLEDGE_BASE other; DROP PROJECT shop")
     store.run("CREATE INDEX ON KNOWLEDGE_BASE docs WITH (type = 'ivf', nlist = 10); DROP INDEX ON KNOWLEDGE_BASE docs")
-    assert "needs no index" in store.notices[-1]
+    assert "is exact" in store.notices[-1]
 
 
 def test_texts_in_an_attached_database(store: Store, tmp_path: Path) -> None:

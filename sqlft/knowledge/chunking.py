@@ -83,15 +83,17 @@ def _cut(
     text: str, start: int, end: int, size: int, overlap: int, breaks: Sequence[re.Pattern[str]] = BREAKS
 ) -> Iterator[Chunk]:
     """text[start:end] in chunks of at most `size` characters; looks at each character a few times only."""
-    at = start
+    at, done = start, start
     while at < end:
         stop = end if end - at <= size else _find_cut(text, at, at + size, overlap, breaks)
         first, last = _strip(text, at, stop)
-        if first < last:
+        is_new = last > max(first, done)  # else it is what the chunk before it ended with
+        if is_new:
             yield Chunk(text[first:last], first, last)
+            done = last
         if stop >= end:
             return
-        at = max(_find_overlap(text, at, stop, overlap), at + 1)
+        at = max(_find_overlap(text, at, stop, overlap), at + 1) if is_new else stop
 
 
 def _find_cut(text: str, at: int, limit: int, overlap: int, breaks: Sequence[re.Pattern[str]]) -> int:

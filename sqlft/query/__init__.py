@@ -1,11 +1,11 @@
-"""A SELECT that reads models: parsed by DuckDB, bound, planned, then carried out.
+"""A SELECT that reads models or knowledge bases: parsed by DuckDB, bound, planned, then carried out.
 
 `sqlft.connection` (and whoever reads rows for a training) calls `plan_query` with a statement of DuckDB's own SQL.  It
 hands back `UnchangedQuery` (nothing of ours in it: run what was typed), `NativeQuery` (this text over plain tables, the
 models asked already), `SlicedQuery` (rows slice by slice, models asked on the way) or `CompletedQuery` (a view of ours
-was made or dropped).
+was made or dropped, a knowledge base was written into).
 
-    text -> ast.parse -> bind.Binder -> plan.make_plan -> execute.Execution -> inference
+    text -> ast.parse -> bind.Binder -> plan.make_plan -> execute.Execution -> inference, knowledge
 
 Only a SELECT has a tree.  Of other statements the queries inside are cut out by the lexer, planned, and put back.
 """
@@ -24,7 +24,7 @@ from sqlft.errors import NotSupported, StatementError, debug
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import StatementRuns
-from sqlft.knowledge.tables import visible_chunks_sql
+from sqlft.knowledge.tables import has_tables, visible_chunks_sql
 from sqlft.options import option_names
 from sqlft.query import ast
 from sqlft.query.ast import Node
@@ -255,9 +255,26 @@ class Planner:
             place = f"coalesce({alias}.chunk, -1 - {alias}.__doc)"
             chosen = self._plan_inner(f"SELECT {place} FROM {chunks} WHERE\n{change.where}", 0)
             where = f"coalesce(chunk, -1 - __doc) IN ({chosen})"
+            self._check_condition(base, chosen)
         if word == "DELETE":
             return delete_documents(self._session, base, where)
         return update_documents(self._session, self._statement_runs, base, dict(change.assignments), where)
+
+    def _check_condition(self, base: KnowledgeBase, chosen: str) -> None:
+        """StatementError where what is to be changed is searched for: a search is never all that there is."""
+        try:
+            if has_tables(self._session.con, base):
+                self._session.con.sql(chosen)
+        except duckdb.BinderException as e:
+            if '"content"' not in str(e):
+                raise
+            name = base.key.name
+            raise StatementError(
+                f"{self._tokens[0].word} does not search, and 'content' is what '{name}' is searched for.",
+                self.typed,
+                0,
+                f"Write WHERE id IN (SELECT id FROM {name} WHERE content = '…' LIMIT 1), or WHERE chunk_content = '…'.",
+            ) from e
 
     # -- cutting -----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
-"""Which models a query reads, which columns are theirs, and what gives each of their inputs its value.
+"""What a query reads of ours, which columns are whose, and what gives each input its value.
 
-`sqlft.query.plan_query` calls `bind` with a tree; it gets the tree with views and sqlft's own tables put in, and one
-`ModelScan` for each model.  Binding asks DuckDB for columns and types, never for rows, and no model.
+`sqlft.query.plan_query` calls `bind` with a tree; it gets the tree with views and sqlft's own tables put in, one
+`ModelScan` for each model, and one `KnowledgeScan` for each knowledge base that is searched.  Binding asks DuckDB for
+columns and types, never for rows, and no model.
 
 A model is a relation with one row for each combination of its inputs, NULL included.  An input is bound by an equality
 (in parentheses, reversed, with casts, IN, = ANY, USING) in WHERE or in a join's ON, else by the column of its name.

@@ -52,9 +52,9 @@ def model_and_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelA
         patch.setenv("SQLFT_HOME", str(tmp_path_factory.mktemp("syntax")))
         con, raw = sqlft.connect(), duckdb.connect()
         con.execute(TABLES + "CREATE MODEL m PREDICT answer USING engine = 'echo', prompt_template = 'A: {{content}}'")
-        con.execute("CREATE KNOWLEDGE_BASE docs; INSERT INTO docs (content) VALUES ('x')")
+        con.execute("CREATE KNOWLEDGE_BASE docs; INSERT INTO docs (id, content) VALUES (1, 'x')")
         raw.execute(TABLES + "CREATE TABLE m AS SELECT 'x' AS content, 'A: x' AS answer")
-        raw.execute("CREATE TABLE docs AS SELECT 'x' AS content, 'x' AS chunk_content")
+        raw.execute("CREATE TABLE docs AS SELECT 1 AS id, 'x' AS content")
         yield con, raw
         con.close()
     raw.close()

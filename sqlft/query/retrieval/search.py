@@ -160,7 +160,7 @@ class Search:
         chunks = self._session.con.sql(f"SELECT chunk FROM ({_chunks_sql(self._session.con, self._scan.base)}) AS c_")
         known = [row[0] for row in chunks.limit(max(1000, k)).fetchall()]
         rows = [
-            {"question": question, "chunk": known[(question * k + rank) % len(known)], "rank": rank}
+            {"question": question, "chunk": known[(question * k + rank) % len(known)], "rank": rank + 1}
             for question in range(inputs.num_rows)
             for rank in range(min(k, len(known)))
         ]
@@ -237,7 +237,7 @@ class Search:
         chunks = _chunks_sql(self._session.con, self._scan.base)
         query = (
             f"SELECT f_.question, v_.chunk_content FROM {found} AS f_ JOIN ({chunks}) AS v_ ON v_.chunk = f_.chunk "
-            "ORDER BY f_.question, f_.rank"
+            f"WHERE f_.rank <= {self.options.k} ORDER BY f_.question, f_.rank"
         )
         most = self.settings.max_tokens
         separator = "\n\n" if self.settings.separator is None else self.settings.separator
@@ -321,7 +321,7 @@ class ContextTable:
         rows = [
             {"question": question, "chunk": chunk, "rank": rank}
             for question, i in enumerate(encoded.dictionary.to_pylist())
-            for rank, chunk in enumerate(self._chunks[i])
+            for rank, chunk in enumerate(self._chunks[i], 1)
         ]
         name = f"__sqlft_contexts{self._scan.number}"
         self._session.con.register(name, pa.Table.from_pylist(rows, FOUND))
