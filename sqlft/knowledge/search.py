@@ -211,11 +211,13 @@ class ChunkSearch:
             scores = words.scores_sql(self._base, names["words"])
             if self._condition is not None:
                 scores = self._keep_allowed(scores, names["asked"])
-            best = (
-                f"SELECT question, chunk, NULL::DOUBLE AS distance, score / most AS relevance FROM ({scores}) "
-                "QUALIFY row_number() OVER (PARTITION BY question ORDER BY score DESC, chunk) <= "
+            best = f"QUALIFY row_number() OVER (PARTITION BY question ORDER BY score DESC, chunk) <= {n}"
+            if self._asked.num_rows == 1:  # the same, and faster
+                best = f"ORDER BY score DESC, chunk LIMIT {n}"
+            query = (
+                f"SELECT question, chunk, NULL::DOUBLE AS distance, score / most AS relevance FROM ({scores}) {best}"
             )
-            return read_arrow(self._con.sql(f"{best}{n}")).cast(SCORED)
+            return read_arrow(self._con.sql(query)).cast(SCORED)
 
     def _find_best_by_words(self, questions: pa.Table, n: int) -> pa.Table:
         """The same for many questions."""

@@ -167,15 +167,20 @@ def _make_stemmer(language: str) -> Callable[[str], str]:
     return stem
 
 
-def _rarity_sql(base: KnowledgeBase, questions: str) -> str:
-    """A query for `word`, `df` and `idf` of the words of questions, which a relation of `split_questions` has."""
+def _found_sql(base: KnowledgeBase, questions: str) -> str:
+    """A query for the rows of `words` with a word of the questions, which a relation of `split_questions` has."""
+    return (
+        f"""SELECT word, chunk, "count" FROM {table_name(base, "words")} WHERE word IN (SELECT word FROM {questions})"""
+    )
+
+
+def _rarity_sql(base: KnowledgeBase, questions: str, found: str) -> str:
+    """A query for `word`, `df` and `idf` of the questions' words, which `found` has the rows of."""
     return f"""
         SELECT word, coalesce(df, 0) AS df, ln(1 + (n - coalesce(df, 0) + 0.5) / (coalesce(df, 0) + 0.5)) AS idf
         FROM (SELECT DISTINCT word FROM {questions})
-        LEFT JOIN (
-            SELECT word, count(*) AS df FROM {table_name(base, "words")}
-            WHERE word IN (SELECT word FROM {questions}) GROUP BY word
-        ) USING (word), (SELECT count(*) AS n FROM {table_name(base, "chunks")})
+        LEFT JOIN (SELECT word, count(*) AS df FROM {found} GROUP BY word) USING (word),
+            (SELECT count(*) AS n FROM {table_name(base, "chunks")})
     """
 
 
@@ -190,13 +195,14 @@ def scores_sql(base: KnowledgeBase, questions: str) -> str:
     """
     chunks = table_name(base, "chunks")
     return f"""
-        WITH rarity AS ({_rarity_sql(base, questions)}),
+        WITH found AS MATERIALIZED ({_found_sql(base, questions)}),
+        rarity AS ({_rarity_sql(base, questions, "found")}),
         bounds AS (
             SELECT question, sum("count" * idf) AS most FROM {questions} JOIN rarity USING (word) GROUP BY question
         ),
         scored AS (
             SELECT q.question, w.chunk, round(sum(q."count" * {IMPACT}), 9) AS score
-            FROM {table_name(base, "words")} AS w JOIN rarity USING (word) JOIN {questions} AS q USING (word)
+            FROM found AS w JOIN rarity USING (word) JOIN {questions} AS q USING (word)
             JOIN {chunks} AS c ON c.chunk = w.chunk, (SELECT avg(length) AS mean FROM {chunks})
             GROUP BY q.question, w.chunk
         )
@@ -218,7 +224,8 @@ def find_best(
     import numpy
 
     with registered(con, questions=questions) as names:
-        rarity = read_arrow(con.sql(f"{_rarity_sql(base, names['questions'])} ORDER BY word"))
+        found = f"({_found_sql(base, names['questions'])})"
+        rarity = read_arrow(con.sql(f"{_rarity_sql(base, names['questions'], found)} ORDER BY word"))
     codes = dict(zip(rarity.column("word").to_pylist(), range(rarity.num_rows), strict=True))
     idf = rarity.column("idf").to_numpy()
     asked: dict[int, list[tuple[int, int]]] = {}
