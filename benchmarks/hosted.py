@@ -116,7 +116,7 @@ def own_path(url: str, rows: int) -> float:
 
     thread, options, waiting = get_transport_thread(), EngineOptions(base_url=url), iter(range(rows))
     address = resolve_address(PROVIDERS["openai_compatible"], options)
-    chat = ChatCompletions(InferenceClient(thread, address, options, "tiny"), PredictOptions(), None)
+    chat = ChatCompletions(InferenceClient(thread, [address], options, "tiny"), PredictOptions(), None)
 
     async def work() -> None:
         for i in waiting:

@@ -66,8 +66,8 @@ class HandlerSource(NamedTuple):
             found: Any = import_module(self.module)
             for part in self.name.split("."):
                 found = getattr(found, part)
-            assert issubclass(found, Handler)
-            return found(_fill_options(found.engine_options, self.options))
+            cls: type[Handler] = found
+            return cls(_fill_options(cls.engine_options, self.options))
         except ModuleNotFoundError as e:
             raise explain_missing_module(e.name or self.module, os.uname().nodename) from e
 

@@ -6,8 +6,8 @@ Not here: how USING (…) becomes an instance of them (`sqlft.options`).
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, is_dataclass, make_dataclass
-from typing import Annotated, Literal, NamedTuple, TypeVar, get_type_hints
+from dataclasses import dataclass, field, is_dataclass, make_dataclass
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from sqlft.errors import NotSupported
 
@@ -110,7 +110,7 @@ def join_options(own: type, wrapped: type) -> type:
     return make_dataclass("EngineOptions", fields, bases=(own, wrapped), kw_only=True)
 
 
-def _copy_default(cls: type, name: str) -> Field[object]:
+def _copy_default(cls: type, name: str) -> Any:
     """The default of an annotated class's option, for a dataclass."""
     if not hasattr(cls, name):
         return field()
