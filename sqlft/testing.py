@@ -6,8 +6,8 @@
         predict_options = {"max_tokens": 8}
         train_options = {"n_epochs": 2}
 
-pytest finds the inherited tests, and skips, with a reason, those for training and embedding where the handler does
-neither.  Needs no pytest to import.
+pytest finds the inherited tests, and skips, with a reason, those for training, embedding and reranking where the
+handler does not.  Needs no pytest to import.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from sqlft.handler import (
     Predictor,
     Progress,
     Request,
+    Reranker,
     RowError,
     Trainer,
     TrainingDetails,
@@ -97,6 +98,7 @@ class HandlerConformance:
         for prefix, applies, reason in (
             ("test_training_", issubclass(handler, Trainer), f"{handler.__name__} is no Trainer"),
             ("test_embedding_", issubclass(handler, Embedder), f"{handler.__name__} is no Embedder"),
+            ("test_reranking_", issubclass(handler, Reranker), f"{handler.__name__} is no Reranker"),
             ("test_export_", hasattr(handler, "export_formats"), f"{handler.__name__} exports nothing"),
             ("test_bad_", cls.bad_messages is not None, "no bad_messages are given"),
         ):
@@ -384,6 +386,21 @@ class HandlerConformance:
         assert len({len(v) for v in vectors}) == 1
         assert all(math.isfinite(x) for v in vectors for x in v)
         assert all(math.isclose(x, y, abs_tol=1e-3) for x, y in zip(vectors[0], vectors[3], strict=True))
+
+    def test_reranking_gives_a_score_a_pair(self) -> None:
+        """In order, between 0 and 1, the same for the same pair; or the base cannot, with a next step."""
+        handler = self.made()
+        assert isinstance(handler, Reranker)
+        pairs = [("a", "b"), ("a", ""), ("long", "text " * 2000), ("a", "b")]
+        try:
+            scores = self._within(lambda: list(handler.rerank(iter(pairs), self.spec(), None)))
+        except NotSupported as e:
+            if not e.next_step:
+                raise AssertionError(f"the refusal has no next step: {e}") from e
+            return
+        assert len(scores) == len(pairs)
+        assert all(0 <= score <= 1 for score in scores)
+        assert math.isclose(scores[0], scores[3], abs_tol=1e-3)
 
     def _option_classes(self) -> list[tuple[str, type]]:
         kinds = ["engine_options", "model_options", "predict_options"]

@@ -28,6 +28,7 @@ from sqlft.handler import (
     Priced,
     Progress,
     Request,
+    Reranker,
     ScoresAnswers,
     Trainer,
     TrainingSet,
@@ -37,7 +38,7 @@ from sqlft.testing import HandlerConformance
 Predict = Callable[[Iterable[Request]], Iterator[Completion]]
 
 
-class Fine(Trainer, Embedder):
+class Fine(Trainer, Embedder, Reranker):
     """Nothing is wrong with it; the others override one thing."""
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
@@ -75,6 +76,10 @@ class Fine(Trainer, Embedder):
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[list[float]]:
         """A number."""
         return ([float(len(t))] for t in texts)
+
+    def rerank(self, pairs: Iterable[tuple[str, str]], model: ModelSpec, artifact: Artifact | None) -> Iterator[float]:
+        """By their lengths."""
+        return (1 / (1 + abs(len(question) - len(text))) for question, text in pairs)
 
 
 class FinePredictor(Predictor):
@@ -296,6 +301,11 @@ class Uneven(Fine):
         return ([0.0] * len(t) for t in texts)
 
 
+class Unsure(Fine):
+    def rerank(self, pairs: Iterable[tuple[str, str]], model: ModelSpec, artifact: Artifact | None) -> Iterator[float]:
+        return (-3.5 for _ in pairs)
+
+
 BROKEN: list[tuple[type[Handler], str]] = [
     (ImportsMuch, "test_constructs_without_heavy_imports_or_network"),
     (CallsHome, "test_constructs_without_heavy_imports_or_network"),
@@ -329,6 +339,7 @@ BROKEN: list[tuple[type[Handler], str]] = [
     (GoesOn, "test_training_stops_when_told_and_resumes"),
     (StartsAgain, "test_training_stops_when_told_and_resumes"),
     (Uneven, "test_embedding_gives_a_vector_a_text"),
+    (Unsure, "test_reranking_gives_a_score_a_pair"),
 ]
 
 

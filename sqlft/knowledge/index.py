@@ -45,10 +45,11 @@ _compared: set[tuple[Path, int, str]] = set()
 
 
 class VectorIndex(NamedTuple):
-    """An index that fits: usearch's, and the last chunk in it."""
+    """An index that fits: usearch's, the last chunk in it, and how many came later."""
 
     index: Any
     last: int
+    newer: int
 
     def find(self, questions: NDArray[float32], n: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """The places of questions and the chunks of their n nearest, about."""
@@ -112,10 +113,9 @@ def find_index(session: Session, base: KnowledgeBase) -> VectorIndex | None:
         return None
     if index is None:
         return None
-    newer = f"SELECT count(*) FROM {table_name(base, 'chunks')} WHERE chunk > {int(about['last'])}"
-    if run(session.con, newer)[0][0] > LAST_SHARE * len(index):
-        return None
-    return VectorIndex(index, int(about["last"]))
+    last = int(about["last"])
+    newer = run(session.con, f"SELECT count(*) FROM {table_name(base, 'chunks')} WHERE chunk > {last}")[0][0]
+    return VectorIndex(index, last, newer) if newer <= LAST_SHARE * len(index) else None
 
 
 def _make(session: Session, base: KnowledgeBase, dimension: int, total: int) -> Any:

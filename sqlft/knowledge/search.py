@@ -318,8 +318,11 @@ class ChunkSearch:
         """The nearest in the index, and among the chunks that came later; fewer where chunks of it are gone."""
         places, chunks = index.find(_to_matrix(vectors.column("vector").combine_chunks()), n + MARGIN)
         questions = vectors.column("question").combine_chunks().take(pa.array(places))
-        newer = self._find_candidates(vectors, n, f"c.chunk > {index.last}")
-        return self._measure(vectors, pa.concat_tables([pa.table({"question": questions, "chunk": chunks}), newer]), n)
+        candidates = pa.table({"question": questions, "chunk": chunks})
+        if index.newer:
+            newer = self._find_candidates(vectors, n, f"c.chunk > {index.last}")
+            candidates = pa.concat_tables([candidates, newer])
+        return self._measure(vectors, candidates, n)
 
     def _find_candidates(self, vectors: pa.Table, n: int, allowed: str) -> pa.Table:
         """`question` and `chunk` of the n nearest and some more, of chunks that are allowed, by comparing all."""

@@ -224,8 +224,8 @@ def find_best(
     import numpy
 
     with registered(con, questions=questions) as names:
-        found = f"({_found_sql(base, names['questions'])})"
-        rarity = read_arrow(con.sql(f"{_rarity_sql(base, names['questions'], found)} ORDER BY word"))
+        rows = f"({_found_sql(base, names['questions'])})"
+        rarity = read_arrow(con.sql(f"{_rarity_sql(base, names['questions'], rows)} ORDER BY word"))
     codes = dict(zip(rarity.column("word").to_pylist(), range(rarity.num_rows), strict=True))
     idf = rarity.column("idf").to_numpy()
     asked: dict[int, list[tuple[int, int]]] = {}
