@@ -6,7 +6,7 @@ Not here: how USING (…) becomes an instance of them (`sqlft.options`).
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, is_dataclass, make_dataclass
 from typing import Annotated, Literal, NamedTuple, TypeVar, get_type_hints
 
 from sqlft.errors import NotSupported
@@ -106,11 +106,11 @@ def join_options(own: type, wrapped: type) -> type:
     return make_dataclass("EngineOptions", fields, bases=(own, wrapped), kw_only=True)
 
 
-def _copy_default(cls: type, name: str) -> Field[object]:
+def _copy_default(cls: type, name: str) -> object:
     """The default of an annotated class's option, for a dataclass."""
     if not hasattr(cls, name):
         return field()
-    default = getattr(cls, name)
+    default: object = getattr(cls, name)
     return field(default_factory=lambda: default) if isinstance(default, list | dict) else field(default=default)
 
 

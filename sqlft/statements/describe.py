@@ -237,8 +237,8 @@ def _build_option_row(name: str, value: object, set_by: str) -> dict[str, object
 def _list_defaults(session: Session, model: Model, *, training: bool) -> dict[str, object]:
     """Defaults of the options for training, or for making and asking; none if the handler cannot be loaded."""
     engine = find_engine(session, model.engine, model)
-    is_missing = describe_missing_packages(engine.handler) is not None
-    cls = Handler if is_missing else plugins.load_engine_class(engine.handler, engine.options)
+    is_here = describe_missing_packages(engine.handler) is None
+    cls = plugins.load_engine_class(engine.handler, engine.options) if is_here else Handler
     classes: tuple[type, ...] = (cls.model_options, cls.predict_options)
     if training:
         classes = (TrainSettings, cls.train_options) if issubclass(cls, Trainer) else ()
