@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import sys
 import threading
 import time
@@ -49,7 +50,7 @@ MAX_LOT = 2048
 MAX_BYTES = 16 << 20
 """Characters that one call hands over, about."""
 Event: TypeAlias = Completion | Delta | Progress
-PackedRequest: TypeAlias = tuple[int, tuple[tuple[str, str], ...], bool]
+PackedRequest: TypeAlias = tuple[int, tuple[tuple[str, ...], ...], bool]
 _list_values = attrgetter(*(f.name for f in dataclasses.fields(Completion)))
 
 
@@ -134,17 +135,17 @@ class Reply(NamedTuple):
     """It gets files first, which may take minutes."""
 
 
-def pack_requests(requests: Sequence[Request]) -> list[PackedRequest]:
-    """Requests as plain tuples, which travel ten times as fast.
+def pack_requests(requests: Sequence[Request]) -> bytes:
+    """Requests as plain tuples, and those as bytes: Ray would look into each.
 
-    >>> pack_requests([Request(1, (Message("user", "Hello"),))])
+    >>> pickle.loads(pack_requests([Request(1, (Message("user", "Hello"),))]))
     [(1, (('user', 'Hello'),), False)]
     """
-    return [(r.id, tuple((m.role, m.content) for m in r.messages), r.stream) for r in requests]
+    return pickle.dumps([(r.id, tuple(map(tuple, r.messages)), r.stream) for r in requests])
 
 
 def _unpack_request(packed: PackedRequest) -> Request:
-    return Request(packed[0], tuple(Message(*m) for m in packed[1]), packed[2])
+    return Request(packed[0], tuple(map(Message._make, packed[1])), packed[2])
 
 
 def unpack_event(packed: object) -> Event:
@@ -178,8 +179,9 @@ class Session:
 
     # -- called by the actor's calls -----------------------------------------------------------------------
 
-    def exchange(self, requests: list[PackedRequest], has_all: bool) -> Reply:
+    def exchange(self, packed: bytes, has_all: bool) -> Reply:
         """Take requests, and what was answered since; waits for it."""
+        requests: list[PackedRequest] = pickle.loads(packed)
         with self._changed:
             self._requests.extend(requests)
             self._has_all = has_all
@@ -373,12 +375,12 @@ class HandlerActor:
         self._handler = self._source.build()
         return os.uname().nodename
 
-    def exchange(self, number: int, work: Work | None, requests: list[PackedRequest], has_all: bool) -> Reply:
+    def exchange(self, number: int, work: Work | None, packed: bytes, has_all: bool) -> Reply:
         """Take requests of a session, which `work` opens, and what was answered since."""
         if work is not None:
             with self._lock:
                 self._sessions[number] = self._open(work)
-        return self._sessions[number].exchange(requests, has_all)
+        return self._sessions[number].exchange(packed, has_all)
 
     def _open(self, work: Work) -> Session:
         kept, self._kept = self._kept, None

@@ -34,6 +34,8 @@ MAX_LOT_CHARS = 4 << 20
 CALL_THREADS = 32
 """Calls that an actor serves at a time: of statements that run side by side."""
 APPLY_LOT = 64
+EAGER_LOT = 64
+"""An actor that wants more requests than that is fast, and gets them before the answers it gave are read."""
 _numbers = itertools.count()
 
 
@@ -301,21 +303,24 @@ class Feed:
         self._again: deque[Request] = deque()
         self._deaths: dict[int, int] = {}
         self.is_exhausted = False
-        if (first := self._pull()) is not None:
-            self._again.append(first)
+        self._again.extend(self.take(1, may_be_alone=True))
 
     def take(self, most: int, *, may_be_alone: bool) -> list[Request]:
         """Up to `most` of them; one that is suspected to kill comes alone, and only where it may."""
         taken: list[Request] = []
-        chars = 0
-        while len(taken) < most and chars < MAX_LOT_CHARS:
-            if self._again and self.is_suspect(self._again[0]):
+        while self._again and len(taken) < most:
+            if self.is_suspect(self._again[0]):
                 return taken or ([self._again.popleft()] if may_be_alone else [])
-            request = self._again.popleft() if self._again else self._pull()
-            if request is None:
-                break
-            taken.append(request)
-            chars += sum(len(message.content) for message in request.messages)
+            taken.append(self._again.popleft())
+        chars = 0
+        while len(taken) < most and chars < MAX_LOT_CHARS and not self.is_exhausted:
+            for request in itertools.islice(self._requests, most - len(taken)):
+                taken.append(request)
+                chars += len(request.messages[-1].content)
+                if chars >= MAX_LOT_CHARS:
+                    break
+            else:
+                self.is_exhausted = len(taken) < most
         return taken
 
     def is_suspect(self, request: Request) -> bool:
@@ -342,13 +347,6 @@ class Feed:
     def is_empty(self) -> bool:
         """Whether nothing is left to ask."""
         return self.is_exhausted and not self._again
-
-    def _pull(self) -> Request | None:
-        if self.is_exhausted:
-            return None
-        request = next(self._requests, None)
-        self.is_exhausted = request is None
-        return request
 
 
 class RayPredictor(Predictor):
@@ -463,27 +461,27 @@ class RayPredictor(Predictor):
             return
         except ray.exceptions.RayError as e:
             raise cluster.explain(e) from e
-        seat.wants, seat.is_done = reply.wants, reply.is_done
-        if reply.is_fetching:
-            yield self._describe_progress()
-        yield from self._unpack(seat, reply.events)
-        if reply.failure is not None:
-            raise reply.failure.error
-        if reply.is_done:
-            seat.in_flight.clear()  # the core deals with what the handler did not answer
-
-    def _unpack(self, seat: Seat, events: Sequence[object]) -> Iterator[Event]:
+        self._read(seat, reply)
+        if seat.wants > EAGER_LOT and reply.failure is None:
+            self._hand_out(feed)  # it works while these answers are read
         now = time.monotonic()
-        if events and now - self._reported > TICK_SECONDS:
+        if reply.is_fetching or now - self._reported > TICK_SECONDS:
             self._reported = now
             yield self._describe_progress()
-        self._unread.extend(events)
         while self._unread:
-            event = unpack_event(self._unread.popleft())
-            if isinstance(event, Completion):
-                seat.in_flight.pop(event.id, None)
+            yield unpack_event(self._unread.popleft())
+        if reply.failure is not None:
+            raise reply.failure.error
+
+    def _read(self, seat: Seat, reply: Reply) -> None:
+        seat.wants, seat.is_done = reply.wants, reply.is_done
+        self._unread.extend(reply.events)
+        for packed in reply.events:
+            if type(packed) is tuple:
+                seat.in_flight.pop(packed[0], None)
                 self._answered += 1
-            yield event
+        if reply.is_done:
+            seat.in_flight.clear()  # the core deals with what the handler did not answer
 
     def _reassign(self, seat: Seat, feed: Feed, error: BaseException) -> Iterator[Event]:
         """Ask elsewhere what was in flight at an actor that died; what dies again and again is an error."""

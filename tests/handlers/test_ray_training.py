@@ -67,7 +67,7 @@ def test_a_node_that_dies_is_followed_by_another_from_the_last_checkpoint(
 
 
 def test_what_is_cancelled_or_killed_goes_on_where_it_was(fleet: Any, until: Callable[..., Any]) -> None:
-    """CANCEL; then the worker of the next training, which starts from the version, is killed; nothing is left running."""
+    """CANCEL; then the worker of the next training, which starts from that version, is killed, and nothing runs on."""
     fleet.training.script({4: "listen"})
     fleet.train("steps = 6, wait = false", "FINETUNE f")
     fleet.training.wait_for("at-4")

@@ -70,7 +70,7 @@ class Toiling(Predictor):
         yield from self.answer(window)
 
     def answer(self, window: list[Request]) -> Iterator[Completion | Delta]:
-        if window:
+        if window and self.options.seconds:
             time.sleep(self.options.seconds)
         while window:
             request = window.pop()
