@@ -31,6 +31,8 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any
 
+from figures import describe_machine
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "data" / "text_to_sql.csv"
 SYSTEM = "You translate questions to SQL. Answer with one SQL statement only, for the tables given."
@@ -66,18 +68,17 @@ def main() -> None:
     print(f"limit {ours['limit']:.2f} examples/s at {ours['gflops']:.0f} GFLOP/s; reached {ours['of_limit']:.0%} of it")
     rounded = {k: round(v, 4) for k, v in ratios.items()}
     setting = {"data": given.data, "dtype": given.dtype, "rows": given.rows, "targets": given.targets}
-    print(json.dumps({"benchmark": "train", **setting, **describe_machine(), **rounded, "rounds": rounds}))
-
-
-def describe_machine() -> dict[str, str]:
-    """The processor that the figures are from, and the versions that matter."""
-    from importlib.metadata import version
-
-    from sqlft_local.machine import detect_machine
-
-    here = detect_machine()
-    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
-    return {"processor": f"{here.processor}, {here.cores} cores, {', '.join(here.flags)}", **versions}
+    print(
+        json.dumps(
+            {
+                "benchmark": "train",
+                **setting,
+                **describe_machine("torch", "transformers", "peft", "trl"),
+                **rounded,
+                "rounds": rounds,
+            }
+        )
+    )
 
 
 def compare_kernels(given: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from sqlft_local import Local
-from sqlft_local.base import tokenization
+from sqlft_local.base import tokenization, weight_cache
 from sqlft_local.gguf import write
 from sqlft_local.model_cache import MODEL_CACHE, ModelCache
 from sqlft_local.options import EngineOptions, ModelOptions
@@ -48,10 +48,29 @@ def with_modules(folder: Path, mode: str, normalize: bool, length: int = 32) -> 
     return folder
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("mode", ["mean_tokens", "cls_token", "max_tokens", "lasttoken"])
-def test_vectors_are_what_the_folder_says(model_maker: Callable[..., Path], mode: str, normalize: bool) -> None:
+def find_encoder_files(base: Path) -> list[Path]:
+    """What was made of it for OpenVINO."""
+    return list(weight_cache.find_cache_folder(base).glob(f"openvino-encoder-*/{weight_cache.ENCODER_FILE}"))
+
+
+MODES = ("mean_tokens", "cls_token", "max_tokens", "lasttoken")
+
+
+@pytest.mark.parametrize(
+    ("mode", "normalize", "backend"),
+    [
+        ("mean_tokens", True, "openvino"),
+        ("lasttoken", False, "openvino"),
+        *((mode, normalize, "transformers") for mode in MODES for normalize in (True, False)),
+    ],
+)
+def test_vectors_are_what_the_folder_says(
+    model_maker: Callable[..., Path], mode: str, normalize: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each text by itself, cut at its most tokens, gives the same."""
+    if backend == "openvino":
+        pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
+    monkeypatch.setenv("SQLFT_BACKENDS", backend)
     base = with_modules(model_maker(), f"pooling_mode_{mode}", normalize)
     tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModel.from_pretrained(base)
     for text, found in zip(TEXTS, embed(base, TEXTS), strict=True):
@@ -66,6 +85,22 @@ def test_vectors_are_what_the_folder_says(model_maker: Callable[..., Path], mode
         }
         want = by_mode[mode] / (by_mode[mode].norm() if normalize else 1)
         assert torch.allclose(torch.tensor(found), want, atol=1e-4)
+    assert len(find_encoder_files(base)) == (backend == "openvino")
+
+
+def test_what_openvino_computes_otherwise_is_left_to_transformers(
+    model_maker: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("sqlft_local.predict.openvino", reason="openvino-genai is not installed")
+    if not openvino.is_installed():
+        pytest.skip("openvino-genai is not installed")
+    base = with_modules(model_maker(), "pooling_mode_mean_tokens", True)
+    right = openvino.OpenVinoEncoder.compute_states
+    monkeypatch.setattr(openvino.OpenVinoEncoder, "compute_states", lambda *given: right(*given) + 0.1)
+    found = embed(base, TEXTS)
+    assert not find_encoder_files(base)
+    monkeypatch.setenv("SQLFT_BACKENDS", "transformers")
+    assert found == embed(base, TEXTS)
 
 
 def test_parts_that_are_not_known_are_refused(model_maker: Callable[..., Path]) -> None:
@@ -75,8 +110,9 @@ def test_parts_that_are_not_known_are_refused(model_maker: Callable[..., Path]) 
         embed(base, TEXTS[:1])
 
 
-def test_it_pulls_a_window_at_a_time(tiny: Path) -> None:
+def test_it_pulls_a_window_at_a_time(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And yields while more are to come."""
+    monkeypatch.setenv("SQLFT_BACKENDS", "transformers")
     pulled = []
 
     def texts() -> Iterator[str]:

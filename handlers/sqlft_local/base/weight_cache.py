@@ -2,6 +2,7 @@
 
 llama.cpp/<base>-<digest>/tokenizer.json asking.json base-q8_0.gguf adapter-<digest>.gguf merged-<digest>-q8_0.gguf
                              base-bfloat16.safetensors, which torch reads
+                             openvino-encoder-<version>/encoder.xml, of a model that makes vectors
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ FORMAT_VERSION = 1
 SMALL_BASE_BYTES = 2 << 30
 """Bases up to so many bytes get files of their own, made to be asked faster."""
 SAFETENSORS_DTYPES = {"bfloat16": "BF16", "float16": "F16"}
+ENCODER_FILE = "encoder.xml"
 MAX_MERGED_FILES = 8
 """Merged files kept for a base; the least recently used goes first."""
 
@@ -100,6 +103,45 @@ def save_openvino_model(gguf: Path) -> None:
             f"OpenVINO cannot read {gguf.resolve()}: {str(e).strip().splitlines()[-1]}.",
             "Use backend = 'transformers' or 'llama.cpp'.",
         ) from e
+
+
+def prepare_openvino_encoder(folder: Path, agrees: Callable[[Path], bool]) -> Path | None:
+    """The file of a model without output head for OpenVINO; None where it cannot be made, or `agrees` refuses it.
+
+    That is found out once for each release of OpenVINO.
+    """
+    home = find_cache_folder(folder)
+    target = home / f"openvino-encoder-{version('openvino')}"
+
+    def convert(to: Path) -> None:
+        to.mkdir()
+        try:
+            _write_openvino_encoder(folder, to / ENCODER_FILE)
+            is_right = agrees(to / ENCODER_FILE)
+        except (RuntimeError, ValueError, TypeError, AttributeError):  # whatever a model does when it is traced
+            is_right = False
+        for file in [] if is_right else to.iterdir():
+            file.unlink()
+
+    home.mkdir(parents=True, exist_ok=True)
+    file = _create_once(target, convert) / ENCODER_FILE
+    return file if file.exists() else None
+
+
+def _write_openvino_encoder(folder: Path, to: Path) -> None:
+    import openvino
+    import torch
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True, use_safetensors=True
+    ).eval()
+    model.config.use_cache = False
+    example = torch.ones(2, 7, dtype=torch.long)
+    with torch.inference_mode(), machine.keep_signal_stack(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a trace cannot know, which is compared
+        found = openvino.convert_model(model, example_input={"input_ids": example, "attention_mask": example})
+    openvino.save_model(found, to, compress_to_fp16=False)
 
 
 def find_cache_folder(folder: Path) -> Path:

@@ -1,4 +1,5 @@
-"""Texts to vectors, pairs of texts to scores: sentence-transformers' folders on transformers, GGUF files on llama.cpp.
+"""Texts to vectors, pairs of texts to scores: sentence-transformers' folders on OpenVINO or transformers, GGUF files on
+llama.cpp.
 
 Called by the handler for models with mode = 'embedding' and 'rerank'.
 """
@@ -7,29 +8,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlft.errors import NotSupported, ProviderError
-from sqlft_local.base.config import read_context
+from sqlft_local.base.config import read_config, read_context
 from sqlft_local.base.presets import find_encoder
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import ModelOptions
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy import float32, int64
+    from numpy.typing import NDArray
 
-    from sqlft_local._types import Config, Encoded, JsonObject, LlamaServer, Model, Tokenizer
+    from sqlft_local._types import Config, Encoded, JsonMapping, JsonObject, LlamaServer, Model, Tokenizer
+
+    States = Callable[[NDArray[int64], NDArray[int64]], NDArray[float32]]
+    """Ids and mask of padded texts to the model's last states."""
+    Tokenize = Callable[[list[str]], list[list[int]]]
 
 WINDOW = 256
 """Texts taken at a time and sorted by length, so that short ones need no padding."""
 BATCH_TOKENS = 4096
 """Most tokens computed at once."""
 GGUF_CONTEXT = 512
+TRIAL_TEXTS = ["How many singers are there?", "", "Straße, 図書館 and 😀", "word " * 600, "a\tb\nc"]
+"""On which OpenVINO is compared with transformers, for each base."""
 Vectors = list[list[float]]
+Compute = Callable[[list[str]], Vectors]
 T = TypeVar("T")
 
 
@@ -46,7 +56,7 @@ def embed(
     base: Path, options: ModelOptions, device: str, threads: int | None, texts: Iterable[str]
 ) -> Iterator[Sequence[float]]:
     """A vector a text, in order."""
-    taken = _acquire_llama if base.is_file() else _acquire_transformers
+    taken = _acquire_llama if base.is_file() else _acquire_encoder
     compute, release = taken(base, options, device, threads)
     waiting = iter(texts)
     try:
@@ -131,9 +141,69 @@ def _compute_by_length(ids: Sequence[Sequence[int]], compute: Callable[[Sequence
     return [found[i] for i in range(len(ids))]
 
 
-def _acquire_transformers(
+def _acquire_encoder(
     folder: Path, options: ModelOptions, device: str, threads: int | None
-) -> tuple[Callable[[list[str]], Vectors], Callable[[], None]]:
+) -> tuple[Compute, Callable[[], None]]:
+    """By OpenVINO on a processor, where it gives what transformers does."""
+    file = _find_openvino_file(folder, options, device)
+    if file is None:
+        return _acquire_transformers(folder, options, device)
+    from sqlft_local import machine
+    from sqlft_local.predict.openvino import OpenVinoEncoder
+
+    dtype = machine.detect_machine().dtype(options.dtype, "cpu", training=False)
+    key = ("embedding by OpenVINO", str(file), threads, dtype)
+
+    def load() -> CachedModel:
+        model = OpenVinoEncoder(file, machine.resolve_threads(threads), dtype)
+        how = read_pooling(folder, read_config(folder))
+        size = file.with_suffix(".bin").stat().st_size
+        return CachedModel((model, load_tokenizer(folder, how), how), size, lambda: None)
+
+    model, tokenize, how = MODEL_CACHE.acquire(key, load)
+    return partial(_compute_window, model.compute_states, tokenize, how), lambda: MODEL_CACHE.release(key)
+
+
+def _find_openvino_file(folder: Path, options: ModelOptions, device: str) -> Path | None:
+    """None where OpenVINO cannot be taken: the first time it is compared with transformers on some texts."""
+    from sqlft_local import machine
+    from sqlft_local.base import weight_cache
+    from sqlft_local.predict import choose, openvino
+
+    is_wanted = "openvino" in choose.read_allowed_backends() and machine.detect_machine().device(device) == "cpu"
+    is_known = options.quantization == "none" and choose.is_small(folder) and (folder / "tokenizer.json").exists()
+    if not (is_wanted and is_known and openvino.is_installed() and find_spec("transformers")):
+        return None
+
+    def agrees(file: Path) -> bool:
+        import numpy
+
+        how = read_pooling(folder, read_config(folder))
+        model = openvino.OpenVinoEncoder(file, 1, "float32")
+        found = _compute_window(model.compute_states, load_tokenizer(folder, how), how, TRIAL_TEXTS)
+        compute, release = _acquire_transformers(folder, replace(options, dtype="float32"), "cpu")
+        try:
+            return numpy.allclose(found, compute(TRIAL_TEXTS), rtol=1e-3, atol=1e-4)
+        finally:
+            release()
+
+    try:
+        return weight_cache.prepare_openvino_encoder(folder, agrees)
+    except (ProviderError, OSError):  # there is no room for the file
+        return None
+
+
+def load_tokenizer(folder: Path, how: Pooling) -> Tokenize:
+    """Without transformers, which takes seconds to import."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(how.length)
+    return lambda window: [encoding.ids for encoding in tokenizer.encode_batch(window)]
+
+
+def _acquire_transformers(folder: Path, options: ModelOptions, device: str) -> tuple[Compute, Callable[[], None]]:
     from sqlft_local.base import loading
 
     loading.require_libraries("Making embeddings")
@@ -142,50 +212,66 @@ def _acquire_transformers(
     def load() -> CachedModel:
         model, tokenizer = loading.load_encoder(folder, options, device)
         size = sum(p.nbytes for p in model.parameters())
-        return CachedModel((model, tokenizer, read_pooling(folder, model.config)), size, loading.trim_memory)
+        how = read_pooling(folder, model.config.to_dict())
+        return CachedModel((model, tokenizer, how), size, loading.trim_memory)
 
     model, tokenizer, how = MODEL_CACHE.acquire(key, load)
 
-    def compute(window: list[str]) -> Vectors:
-        ids = [e[: how.length] for e in tokenizer(window, truncation=True, max_length=how.length)["input_ids"]]
-        return _compute_by_length(ids, lambda some: _compute_vectors(model, [ids[i] for i in some], how))
+    def tokenize(window: list[str]) -> list[list[int]]:
+        ids = tokenizer(window, truncation=True, max_length=how.length)["input_ids"]
+        return [row[: how.length] for row in ids]
 
-    return compute, lambda: MODEL_CACHE.release(key)
+    return partial(_compute_window, partial(_compute_states, model), tokenize, how), lambda: MODEL_CACHE.release(key)
 
 
-def _compute_vectors(model: Model, ids: list[list[int]], how: Pooling) -> Vectors:
+def _compute_states(model: Model, ids: NDArray[int64], mask: NDArray[int64]) -> NDArray[float32]:
     import torch
 
-    longest = max(map(len, ids))
-    padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=model.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=model.device)
+    there = torch.from_numpy(mask).to(model.device)
     with torch.inference_mode():
-        states = model(input_ids=padded, attention_mask=mask).last_hidden_state.float()
-        pooled = _pool(states, mask, how.mode)
-        if how.normalize:
-            pooled = torch.nn.functional.normalize(pooled, dim=-1)
-    found: Vectors = pooled.cpu().tolist()
+        states = model(input_ids=torch.from_numpy(ids).to(model.device), attention_mask=there).last_hidden_state
+    found: NDArray[float32] = states.float().cpu().numpy()
     return found
 
 
-def _pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
+def _compute_window(states: States, tokenize: Tokenize, how: Pooling, window: list[str]) -> Vectors:
+    ids = tokenize(window)
+    return _compute_by_length(ids, lambda some: _compute_vectors(states, [ids[i] for i in some], how))
+
+
+def _compute_vectors(states: States, ids: list[list[int]], how: Pooling) -> Vectors:
+    import numpy
+
+    longest = max(1, *map(len, ids))
+    padded = numpy.array([row + [0] * (longest - len(row)) for row in ids], numpy.int64)
+    mask = numpy.array([[1] * len(row) + [0] * (longest - len(row)) for row in ids], numpy.int64)
+    pooled = _pool(states(padded, mask), mask, how.mode)
+    pooled[mask.sum(1) == 0] = 0  # a text without a token
+    if how.normalize:
+        pooled /= numpy.linalg.norm(pooled, axis=1, keepdims=True).clip(min=1e-12)
+    found: Vectors = pooled.tolist()
+    return found
+
+
+def _pool(states: NDArray[float32], mask: NDArray[int64], mode: str) -> NDArray[float32]:
     """(texts, tokens, width) to (texts, width)."""
-    import torch
+    import numpy
 
-    rows = torch.arange(len(states), device=states.device)
-    if mode == "cls":
-        return states[:, 0]
-    if mode == "lasttoken":
-        return states[rows, mask.sum(1) - 1]
-    there = mask[:, :, None].to(states.dtype)
+    if mode in ("cls", "lasttoken"):
+        places = mask.sum(1) - 1 if mode == "lasttoken" else numpy.zeros(len(states), numpy.int64)
+        chosen: NDArray[float32] = states[numpy.arange(len(states)), places]
+        return chosen
+    there = mask[:, :, None].astype(numpy.float32)
     if mode == "max":
-        return states.masked_fill(there == 0, float("-inf")).amax(1)
-    return (states * there).sum(1) / there.sum(1).clamp(min=1e-9)
+        greatest: NDArray[float32] = numpy.where(there == 0, numpy.float32(-numpy.inf), states).max(1)
+        return greatest
+    mean: NDArray[float32] = (states * there).sum(1) / there.sum(1).clip(min=1e-9)
+    return mean
 
 
-def read_pooling(folder: Path, config: Config) -> Pooling:
+def read_pooling(folder: Path, config: JsonMapping) -> Pooling:
     """As the folder's modules.json says; the mean, normalized, where there is none."""
-    length = read_context(config.to_dict())
+    length = read_context(config)
     if not (folder / "modules.json").exists():
         return Pooling("mean", True, min(length, 8192))
     mode, normalize = "mean", False
@@ -229,7 +315,7 @@ def _read_json(file: Path) -> JsonObject:
 
 def _acquire_llama(
     file: Path, options: ModelOptions, device: str, threads: int | None
-) -> tuple[Callable[[list[str]], Vectors], Callable[[], None]]:
+) -> tuple[Compute, Callable[[], None]]:
     from sqlft_local import machine
     from sqlft_local.predict import llama
 

@@ -1,4 +1,7 @@
-"""Asking OpenVINO GenAI: an engine for each version, requests batched continuously, common starts computed once."""
+"""Asking OpenVINO GenAI: an engine for each version, requests batched continuously, common starts computed once.
+
+Here too: encoders on OpenVINO, for `embed`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ from sqlft_local.predict.common import SharedModelPredictor, choose_batch_size
 from sqlft_local.predict.grammar import write_grammar
 
 if TYPE_CHECKING:
+    from numpy import float32, int64
+    from numpy.typing import NDArray
+
     from sqlft_local._types import GenerationHandle, JsonMapping
     from sqlft_local.base.config import DecoderShape
 
@@ -209,3 +215,27 @@ class OpenVinoPredictor(SharedModelPredictor):
         if completion is not None:
             handle.cancel()
             yield completion
+
+
+class OpenVinoEncoder:
+    """A model that makes vectors, in memory; safe for threads."""
+
+    def __init__(self, file: Path, threads: int, dtype: str) -> None:
+        """The model of `weight_cache.prepare_openvino_encoder`, computed in bfloat16 or else in float32."""
+        import openvino
+
+        precision = "bf16" if dtype == "bfloat16" else "f32"
+        properties = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+        try:
+            with machine.keep_signal_stack():
+                self._model = openvino.Core().compile_model(str(file), "CPU", properties)
+        except RuntimeError as e:
+            raise ProviderError(
+                f"OpenVINO cannot load {file}: {str(e).strip().splitlines()[-1]}",
+                f"Remove {file.parent} and ask again: it is made again.",
+            ) from e
+
+    def compute_states(self, ids: NDArray[int64], mask: NDArray[int64]) -> NDArray[float32]:
+        """(texts, tokens) to (texts, tokens, width), the model's first output; 1 in `mask` is a token, 0 is padding."""
+        states: NDArray[float32] = self._model.create_infer_request().infer({0: ids, 1: mask})[0]
+        return states
