@@ -202,10 +202,11 @@ def find_pool(options: RayOptions, source: HandlerSource) -> Pool:
         return _pools.setdefault(key, Pool(options, source))
 
 
-def free_idle() -> None:
-    """Let go what nobody asks, for others wait for room."""
-    for pool in list(_pools.values()):
-        pool.free()
+def make_room(options: RayOptions) -> None:
+    """Where the cluster has no room for an actor, let go those of this process that nobody asks."""
+    if not cluster.has_room(options):
+        for pool in list(_pools.values()):
+            pool.free()
 
 
 class _Lot(NamedTuple):
@@ -257,7 +258,7 @@ class _Lots:
             if running:
                 return running
             if not ready:
-                free_idle()
+                make_room(self._pool.options)
 
     def _receive(self) -> list[Any]:
         """The results of the first lot, asked again where its actor dies."""
@@ -385,7 +386,7 @@ class RayPredictor(Predictor):
             if not ready and not calls:  # actors that run go on without the head; none can come
                 if cluster.is_head_gone():
                     raise self._give_up()
-                free_idle()
+                make_room(self._pool.options)
                 yield self._describe_progress()
             for ref in ready:
                 if ref in starting:

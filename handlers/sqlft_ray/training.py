@@ -25,7 +25,7 @@ from sqlft_ray.actor import Failure, HandlerSource, Work
 from sqlft_ray.cluster import ActorHandle
 from sqlft_ray.files import Changes, FileState, FileTree, apply_changes, collect_changes, fetch_files, list_files
 from sqlft_ray.options import RayOptions
-from sqlft_ray.pool import MAX_DEATHS, free_idle, make_actor, make_depot
+from sqlft_ray.pool import MAX_DEATHS, make_actor, make_depot, make_room
 
 SYNC_SECONDS, SYNC_SHARE = 0.2, 0.05
 """Seconds between two looks for new checkpoints, at least, and how much of the time they may take."""
@@ -222,7 +222,7 @@ class _Watch:
 
 def _hire(options: RayOptions, source: HandlerSource) -> ActorHandle:
     cluster.connect(options.address)
-    free_idle()
+    make_room(options)
     cluster.check_room(options, cluster.list_nodes())
     return make_actor(TrainingActor, options, (source,), threads=4)
 
