@@ -56,6 +56,11 @@ class ModelOptions(EmbeddingOptions):
     thinking: Annotated[
         Thinking, "whether the base thinks before it answers, in training and asking; see SELECT … USING"
     ] = "off"
+    dimensions: Annotated[
+        int | None,
+        "numbers of a vector: the first ones, of length 1 again, as Matryoshka models are trained; without it all",
+        Range(1),
+    ] = None
     separator: Annotated[str | None, "put behind every prompt, in training as in asking"] = None
     stop: Annotated[list[str] | None, "texts that end an answer; answers are taught with the first one behind them"] = (
         None

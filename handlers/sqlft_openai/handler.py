@@ -7,7 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from sqlft.errors import NotSupported, OptionError, ProviderError
-from sqlft.handler import Artifact, Embedder, LoadsAdapters, ModelSpec, Notice, Predictor, Price, Secret
+from sqlft.handler import (
+    Artifact,
+    Embedder,
+    LoadsAdapters,
+    ModelSpec,
+    Notice,
+    Predictor,
+    Price,
+    RowError,
+    Secret,
+    Vector,
+)
 from sqlft_openai.finetune.handler import HostedTrainer
 from sqlft_openai.http.address import Address, check_address_options, list_hosts, require_one_server, resolve_addresses
 from sqlft_openai.options import (
@@ -107,14 +118,14 @@ class HostedHandler(Embedder):
             self.options.poll_seconds,
         )
 
-    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
+    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Vector | RowError]:
         """Vectors by /embeddings, some hundred texts per request."""
         from sqlft_openai.embeddings import embed_texts
         from sqlft_openai.http.transport import InferenceClient, get_transport_thread
 
         thread, addresses = get_transport_thread(), self._resolve_addresses(artifact, None)
         client = InferenceClient(thread, addresses, self.options, self.model_name(model, artifact))
-        return embed_texts(thread, client, texts)
+        return embed_texts(thread, client, texts, getattr(model.options, "dimensions", None))
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking costs by genai-prices, and what training costs by the provider's list; None where unknown."""

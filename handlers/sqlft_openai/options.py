@@ -84,6 +84,7 @@ class ModelOptions:
         Literal["default", "conversational", "conversational-full", "embedding", "image"],
         "embedding gives vectors; the others of MindsDB's answer each row by itself, and there are no images",
     ] = "default"
+    dimensions: Annotated[int | None, "numbers of a vector, of models that can shorten them", Range(1)] = None
 
 
 @dataclass

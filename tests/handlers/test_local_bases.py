@@ -370,9 +370,9 @@ def test_an_interrupted_conversion_leaves_nothing(home: Path, tiny_gguf: Path) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        hub._convert_gguf("smollm2-135m", tiny_gguf, stop)
+        hub._keep_folder("smollm2-135m", tiny_gguf, stop)
     assert hub.find_local_folder("smollm2-135m") is None
-    assert hub._convert_gguf("smollm2-135m", tiny_gguf, ignore_progress) == home / "smollm2-135m"
+    assert hub._keep_folder("smollm2-135m", tiny_gguf, ignore_progress) == home / "smollm2-135m"
     assert [f.name for f in home.iterdir() if f.is_dir()] == ["smollm2-135m"]
 
 
@@ -380,7 +380,7 @@ def test_a_base_that_cannot_be_written_says_so(home: Path, tiny_gguf: Path) -> N
     """A file stands where the folder belongs."""
     home.write_text("in the way")
     with pytest.raises(ProviderError, match="cannot be written") as caught:
-        hub._convert_gguf("smollm2-135m", tiny_gguf, ignore_progress)
+        hub._keep_folder("smollm2-135m", tiny_gguf, ignore_progress)
     assert "SQLFT_BASES" in caught.value.next_step
 
 

@@ -88,6 +88,15 @@ def test_vectors_are_what_the_folder_says(
     assert len(find_encoder_files(base)) == (backend == "openvino")
 
 
+def test_shortened_vectors_are_the_first_numbers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQLFT_BACKENDS", "transformers")
+    whole = embed(tiny, TEXTS[:1])[0]
+    spec = ModelSpec(str(tiny), ModelOptions(dimensions=8))
+    [short] = Local(EngineOptions(device="cpu", threads=1)).embed(TEXTS[:1], spec, None)
+    assert math.hypot(*short) == pytest.approx(1)
+    assert [x / short[0] for x in short] == pytest.approx([x / whole[0] for x in whole[:8]])
+
+
 def test_what_openvino_computes_otherwise_is_left_to_transformers(
     model_maker: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,6 +309,28 @@ def test_vectors(provider: Any, connection: HostedConnection) -> None:
     assert cost == pytest.approx(2 * 0.02 / 1e6)
 
 
+def test_a_text_that_is_refused_leaves_the_others_their_vectors(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model()
+    connection.run(
+        "CREATE MODEL v PREDICT vector USING engine = 'e', model_name = 'text-embedding-3-small', "
+        "mode = 'embedding', dimensions = 5, prompt_template = '{{q}}'"
+    )
+    provider.inject_fault("400", times=None, path="/embeddings", content="number 21", message="It is too long.")
+    asked = "FROM (SELECT 'number ' || i AS q FROM range(40) r(i)) t JOIN v ON v.q = t.q"
+    rows = connection.run(f"SELECT t.q, v.vector, v.vector_error {asked}")
+    assert {len(vector) for _, vector, _ in rows if vector is not None} == {5}
+    [(text, error)] = [(q, error) for q, vector, error in rows if vector is None]
+    assert text == "number 21"
+    assert "too long" in error
+    provider.faults.clear()
+    provider.inject_fault("400", times=None, path="/embeddings", message="No such thing.")
+    connection.run("DROP CACHE")
+    before = provider.count("/embeddings")
+    with pytest.raises(ProviderError, match="No such thing"):
+        connection.run(f"SELECT v.vector {asked}")
+    assert provider.count("/embeddings") == before + 2, "the texts, and a word to see whether it was they"
+
+
 def test_tokens_of_a_request_are_shared_out() -> None:
     from sqlft_openai.embeddings import _share_tokens
 

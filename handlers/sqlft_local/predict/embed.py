@@ -7,6 +7,7 @@ Called by the handler for models with mode = 'embedding' and 'rerank'.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -61,9 +62,21 @@ def embed(
     waiting = iter(texts)
     try:
         while window := list(islice(waiting, WINDOW)):
-            yield from compute(window)
+            yield from _shorten(compute(window), options.dimensions)
     finally:
         release()
+
+
+def _shorten(vectors: Vectors, dimensions: int | None) -> Vectors:
+    """Their first numbers, of length 1.
+
+    >>> _shorten([[3.0, 4.0, 12.0]], 2), _shorten([[0.0, 0.0]], 1)
+    ([[0.6, 0.8]], [[0.0]])
+    """
+    if dimensions is None:
+        return vectors
+    first = [vector[:dimensions] for vector in vectors]
+    return [[x / (math.hypot(*vector) or 1.0) for x in vector] for vector in first]
 
 
 def read_prefixes(base: str, folder: Path | None) -> tuple[str, str]:
