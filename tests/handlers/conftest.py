@@ -147,17 +147,22 @@ def tiny_adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_address() -> Iterator[str]:
     """A Ray cluster of this machine with two cores, whose actors find the tests' handlers; one for all tests."""
     ray = pytest.importorskip("ray", reason="ray is not installed")
-    paths = [str(Path(__file__).parent), *filter(None, sys.path)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setattr(sys, "path", paths)
-        plugins.find_entry_points.cache_clear()
         made = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        patch.setenv("RAY_ADDRESS", made.address_info["gcs_address"])
-        yield
-        ray.shutdown()
+    yield str(made.address_info["gcs_address"])
+    ray.shutdown()
+
+
+@pytest.fixture
+def ray_cluster(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The cluster as this test's own, and processes' that it starts; the tests' handlers are installed here, too."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    plugins.find_entry_points.cache_clear()
+    yield
     plugins.find_entry_points.cache_clear()

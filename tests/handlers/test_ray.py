@@ -142,7 +142,7 @@ def toil_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fleet(toil_log: Path) -> Iterator[FleetConnection]:
+def fleet(toil_log: Path, ray_cluster: None) -> Iterator[FleetConnection]:
     made = FleetConnection(toil_log)
     yield made
     made.con.close()

@@ -31,7 +31,7 @@ def make_data() -> TrainingSet:
 
 
 @pytest.fixture
-def fleet(connection_with_model: Any) -> Any:
+def fleet(ray_cluster: None, connection_with_model: Any) -> Any:
     """The stranger's model `f`, which is trained on the cluster."""
     connection_with_model.run(
         "CREATE ML_ENGINE fleet FROM ray USING handler = 'stranger', actors = 1, num_cpus = 0.5, keep_seconds = 0"
@@ -110,11 +110,11 @@ def test_errors_of_the_handler_come_home(ray_cluster: None, training_control: An
 # -- models on this machine ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def local_fleet(ray_cluster: None) -> Any:
-    """The local engine on the cluster, two actors of one thread each as the tests have it in process."""
+    """The local engine on the cluster, an actor of one thread as the tests have it in process."""
     cls = plugins.load_engine_class("ray", {"handler": "local"})
-    made = cls(build_options(cls.engine_options, {"handler": "local", "threads": 1, "actors": 2}, "it"))
+    made = cls(build_options(cls.engine_options, {"handler": "local", "threads": 1, "actors": 1}, "it"))
     yield made
     made.unload(ModelSpec("x"), None)
 
