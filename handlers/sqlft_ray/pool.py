@@ -27,6 +27,8 @@ from sqlft_ray.options import RayOptions
 
 MAX_DEATHS = 3
 """Deaths of actors in a row as they start, or with the same request in flight, after which there is an error."""
+MAX_LATER_DEATHS = 10
+"""As they start, where one has run before: then it is not the handler that ends them."""
 ALONE_DEATHS = 2
 """After so many a request is asked alone, so that others do not die with it."""
 TICK_SECONDS = 1.0
@@ -74,7 +76,7 @@ class Pool:
     def __init__(self, options: RayOptions, source: HandlerSource) -> None:
         self.options, self._source = options, source
         self.members: list[Member] = []
-        self._failed_starts = 0
+        self._failed_starts, self._has_run = 0, False
         self._users = 0
         self._depot: ActorHandle | None = None
         self._lock = threading.RLock()
@@ -117,13 +119,14 @@ class Pool:
             if member not in self.members:
                 return
             debug("ray: an actor on %s died: %s", member.host, error)
-            if member.host is None:
-                self._failed_starts += 1
+            self._failed_starts = self._failed_starts + 1 if member.host is None else 0
             self.members.remove(member)
-            if self._failed_starts >= MAX_DEATHS:
+            if self._failed_starts >= (MAX_LATER_DEATHS if self._has_run else MAX_DEATHS):
+                if any(m.host is not None for m in self.members):
+                    return  # those that run go on, without another one
                 self._kill_all()
                 raise HandlerError(
-                    f"{MAX_DEATHS} actors in a row died as they started. {cluster.explain(error).message}",
+                    f"{self._failed_starts} actors in a row died as they started. {cluster.explain(error).message}",
                     "`ray logs` on their machines says more; memory may be short: make the engine with fewer actors.",
                 ) from error
             self._fill()
@@ -134,7 +137,7 @@ class Pool:
 
         try:
             member.host = ray.get(member.started)
-            self._failed_starts = 0
+            self._failed_starts, self._has_run = 0, True
         except ray.exceptions.RayActorError as e:
             text = str(e)
             if "No module named" in text or "runtime_env" in text:
