@@ -30,41 +30,23 @@ from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import PromptTable, open_statement_runs
 from sqlft.metrics import METRICS, statistics
 from sqlft.metrics.general import ADVICE, describe_forgetting, has_forgotten
-from sqlft.metrics.statistics import NO_COMPARISON, PairedComparison
+from sqlft.metrics.statistics import COMPARISON_SCHEMA, NO_COMPARISON, SCORE_SCHEMA, PairedComparison
 from sqlft.options import build_options, option_names
 from sqlft.redact import redact_statement
 from sqlft.session import EvaluateSettings, QuerySettings, Session
 from sqlft.sql.names import format_name
 from sqlft.sql.statements import Evaluate
 
-ROW_SCORES_SCHEMA = pa.schema(
-    [
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("n", pa.int64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("interval", pa.string()),
-    ]
-)
 MODEL_SCORES_SCHEMA = pa.schema(
     [
         ("model", pa.string()),
         ("version", pa.int64()),
         ("answer", pa.string()),
-        *ROW_SCORES_SCHEMA,
+        *SCORE_SCHEMA,
         ("failed", pa.int64()),
         ("seconds", pa.float64()),
         ("cost_usd", pa.float64()),
-        ("baseline", pa.string()),
-        ("difference", pa.float64()),
-        ("difference_low", pa.float64()),
-        ("difference_high", pa.float64()),
-        ("p_value", pa.float64()),
-        ("test", pa.string()),
-        ("wins", pa.int64()),
-        ("ties", pa.int64()),
-        ("losses", pa.int64()),
+        *COMPARISON_SCHEMA,
     ]
 )
 DEFAULT_METRICS = ("exact_match",)

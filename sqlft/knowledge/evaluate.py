@@ -48,22 +48,9 @@ SCORES_SCHEMA = pa.schema(
     [
         ("knowledge_base", pa.string()),
         ("search", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("n", pa.int64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("interval", pa.string()),
+        *statistics.SCORE_SCHEMA,
         ("seconds", pa.float64()),
-        ("baseline", pa.string()),
-        ("difference", pa.float64()),
-        ("difference_low", pa.float64()),
-        ("difference_high", pa.float64()),
-        ("p_value", pa.float64()),
-        ("test", pa.string()),
-        ("wins", pa.int64()),
-        ("ties", pa.int64()),
-        ("losses", pa.int64()),
+        *statistics.COMPARISON_SCHEMA,
     ]
 )
 QUESTION_PROMPT = Prompt(

@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import pyarrow as pa
+
 from sqlft.metrics.metric import import_package
 
 if TYPE_CHECKING:
@@ -49,6 +51,31 @@ class PairedComparison(NamedTuple):
     losses: int | None
 
 
+SCORE_SCHEMA = pa.schema(
+    [
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("n", pa.int64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("interval", pa.string()),
+    ]
+)
+"""The columns that show a score with its interval."""
+COMPARISON_SCHEMA = pa.schema(
+    [
+        ("baseline", pa.string()),
+        ("difference", pa.float64()),
+        ("difference_low", pa.float64()),
+        ("difference_high", pa.float64()),
+        ("p_value", pa.float64()),
+        ("test", pa.string()),
+        ("wins", pa.int64()),
+        ("ties", pa.int64()),
+        ("losses", pa.int64()),
+    ]
+)
+"""Those that show a PairedComparison, behind what it is a comparison with."""
 NO_INTERVAL = ConfidenceInterval(None, None, None)
 NO_COMPARISON = PairedComparison(None, None, None, None, None, None, None, None)
 

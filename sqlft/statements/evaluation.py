@@ -9,13 +9,14 @@ import pyarrow as pa
 
 from sqlft.catalog.records import KnowledgeBase
 from sqlft.errors import DataError, OptionError, did_you_mean
-from sqlft.evaluation.compare import ROW_SCORES_SCHEMA, Comparison, pop_seed
+from sqlft.evaluation.compare import Comparison, pop_seed
 from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer, require_judge
 from sqlft.inference.statement_runs import StatementRuns, open_statement_runs
 from sqlft.knowledge import evaluate
 from sqlft.knowledge.evaluate import KnowledgeEvaluateSettings
 from sqlft.knowledge.words import registered
 from sqlft.metrics import METRICS
+from sqlft.metrics.statistics import SCORE_SCHEMA
 from sqlft.options import build_options, drop_options, pick_options
 from sqlft.session import Parameters, Session
 from sqlft.sql.names import quote_name
@@ -49,7 +50,7 @@ def _evaluate_rows(session: Session, statement: Evaluate, options: EvaluationOpt
     for scorer in scorers:
         more = {"judge": ModelJudge(session, judge, statement, {})} if "judge" in scorer.metric.needs else {}
         rows.append(_build_row(scorer.name, scorer.score(actual, prediction, **more)))
-    return pa.Table.from_pylist(rows, ROW_SCORES_SCHEMA)
+    return pa.Table.from_pylist(rows, SCORE_SCHEMA)
 
 
 def _build_row(metric: str, scored: MetricResult) -> dict[str, object]:
