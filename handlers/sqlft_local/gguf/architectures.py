@@ -215,12 +215,6 @@ SHARED_GRANITE = (
     ),
     Change(r"shared_mlp\.output_linear\.", {"mlp.shared_expert.down_proj.": lambda t, c: t}),
 )
-DENSE_GRANITE = (
-    Change(
-        r"shared_mlp\.input_linear\.weight$", {"mlp.gate_proj.weight": _chunk(0, 2), "mlp.up_proj.weight": _chunk(1, 2)}
-    ),
-    Change(r"shared_mlp\.output_linear\.", {"mlp.down_proj.": lambda t, c: t}),
-)
 HYBRID: Mapping[str, KeyReader] = {
     "attention.head_count_kv": _kv_heads_by_layer,
     "ssm.conv_kernel": lambda c: c["mamba_d_conv"],

@@ -36,7 +36,6 @@ from sqlft.query.scope import (
 )
 from sqlft.sql.names import quote_text
 
-CONTENT_NAMES = ("content", "chunk_content")
 COMPARISONS = {
     "COMPARE_EQUAL": "=",
     "COMPARE_NOT_DISTINCT_FROM": "=",
