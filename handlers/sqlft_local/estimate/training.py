@@ -153,7 +153,9 @@ def estimate(
     limit = room if options.max_memory else free
     steps = max(1, round(passes.steps * options.n_epochs))
     work = _work(base, setting, passes, steps, (valid, checked, most))
-    seconds, around, remarks = _estimate_seconds(base, setting, work, place, here, threads, kept)
+    kind = speed.Kind(base.shape, setting, place, threads or 0)
+    known = speed.known(kind, kept, here.processor)
+    seconds, remarks = _estimate_seconds(kind, known, work, base, here, kept)
     if place == "cuda":
         seconds /= together
     if options.max_minutes and seconds > options.max_minutes * 60:
@@ -166,7 +168,7 @@ def estimate(
         examples=taught,
         tokens=round(passes.whole * options.n_epochs),
         steps=steps,
-        seconds=PROCESS_SECONDS + around + seconds,
+        seconds=PROCESS_SECONDS + _estimate_around(base, known) + seconds,
         memory_bytes=needed,
         memory_available=free,
         remarks=(
@@ -324,42 +326,34 @@ def _count_validation_flops(
 
 
 def _estimate_seconds(
-    base: BaseDescription,
-    setting: TrainingSetup,
-    work: Work,
-    place: str,
-    here: Machine,
-    threads: int | None,
-    kept: Path,
-) -> tuple[float, float, list[str]]:
-    """Of the steps and validations, of what is around them, and what the figures are worth."""
-    kind = speed.Kind(base.shape, setting, place, threads or 0)
-    known = speed.known(kind, kept, here.processor)
-    around = STARTUP_SECONDS + base.shape.parameters / PREPARED_PER_SECOND
+    kind: speed.Kind, known: Speed | None, work: Work, base: BaseDescription, here: Machine, kept: Path
+) -> tuple[float, list[str]]:
+    """Of the steps and validations, and what the figure is worth; `known` is what an earlier time has shown."""
     if known is not None:
-        remark = "time by the steps of an earlier training" if known.is_real else MEASURED
-        return work.at(known), known.around or around, [remark]
-    guess = work.at(speed.guessed(kind, _guess_flops(here, place, setting.dtype, threads or here.cores)))
-    if guess < WORTH_MEASURING or setting.quantization != "none" or base.folder is None:
-        return guess, around, ["the time is a guess from the machine's kind, it was not measured"]
+        return work.at(known), ["time by the steps of an earlier training" if known.is_real else MEASURED]
+    guess = work.at(
+        speed.guessed(kind, _guess_flops(here, kind.device, kind.setting.dtype, kind.threads or here.cores))
+    )
+    if guess < WORTH_MEASURING or kind.setting.quantization != "none" or base.folder is None:
+        return guess, ["the time is a guess from the machine's kind, it was not measured"]
     found = speed.measure(kind, kept, here.processor)
     if found is None:
-        return (
-            guess,
-            around,
-            [f"the time is a guess: this machine could not be measured in {speed.MEASURE_SECONDS:.0f} seconds"],
-        )
+        return guess, [
+            f"the time is a guess: this machine could not be measured in {speed.MEASURE_SECONDS:.0f} seconds"
+        ]
     if found.waited <= speed.BUSY:
-        return work.at(found), around, [MEASURED]
+        return work.at(found), [MEASURED]
     alone = work.at(found.scaled(1 - found.waited)) / 60
-    return (
-        work.at(found),
-        around,
-        [
-            f"other work took {found.waited:.0%} of the measurement: alone it would be about {alone:.2g} minutes; "
-            "the next estimate measures again"
-        ],
-    )
+    return work.at(found), [
+        f"other work took {found.waited:.0%} of the measurement: alone it would be about {alone:.2g} minutes; "
+        "the next estimate measures again"
+    ]
+
+
+def _estimate_around(base: BaseDescription, known: Speed | None) -> float:
+    """Seconds of a training beside its steps: as an earlier one took, else by the base's size."""
+    measured = known.around if known is not None else 0.0
+    return measured or STARTUP_SECONDS + base.shape.parameters / PREPARED_PER_SECOND
 
 
 def _guess_flops(here: Machine, place: str, dtype: str, cores: int) -> float:
