@@ -356,7 +356,6 @@ class Local(Trainer, Embedder, Reranker):
             raise NotSupported("A trained version makes no embeddings.", "Ask the model's version 1.")
         base = Path(model.base).expanduser()
         if not is_gguf(model.base):
-            self._use_threads()
             base = hub.pull(model.base, hub.print_progress)
         return embed.embed(base, _get_model_options(model), self.options.device, self.options.threads, texts)
 

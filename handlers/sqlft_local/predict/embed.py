@@ -160,7 +160,7 @@ def _acquire_encoder(
     """By OpenVINO on a processor, where it gives what transformers does."""
     file = _find_openvino_file(folder, options, device)
     if file is None:
-        return _acquire_transformers(folder, options, device)
+        return _acquire_transformers(folder, options, device, threads)
     from sqlft_local import machine
     from sqlft_local.predict.openvino import OpenVinoEncoder
 
@@ -194,7 +194,7 @@ def _find_openvino_file(folder: Path, options: ModelOptions, device: str) -> Pat
         how = read_pooling(folder, read_config(folder))
         model = openvino.OpenVinoEncoder(file, 1, "float32")
         found = _compute_window(model.compute_states, load_tokenizer(folder, how), how, TRIAL_TEXTS)
-        compute, release = _acquire_transformers(folder, replace(options, dtype="float32"), "cpu")
+        compute, release = _acquire_transformers(folder, replace(options, dtype="float32"), "cpu", None)
         try:
             return numpy.allclose(found, compute(TRIAL_TEXTS), rtol=1e-3, atol=1e-4)
         finally:
@@ -216,10 +216,16 @@ def load_tokenizer(folder: Path, how: Pooling) -> Tokenize:
     return lambda window: [encoding.ids for encoding in tokenizer.encode_batch(window)]
 
 
-def _acquire_transformers(folder: Path, options: ModelOptions, device: str) -> tuple[Compute, Callable[[], None]]:
+def _acquire_transformers(
+    folder: Path, options: ModelOptions, device: str, threads: int | None
+) -> tuple[Compute, Callable[[], None]]:
     from sqlft_local.base import loading
 
     loading.require_libraries("Making embeddings")
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     key = ("embedding", str(folder), repr(options), device)
 
     def load() -> CachedModel:
