@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from figures import describe_machine
+
 import sqlft
 from sqlft.handler import Completion, Message, ModelSpec, Predictor, Request
 from sqlft.inference.resolve import create_handler, find_engine
@@ -147,10 +149,10 @@ def main() -> None:
     with prepared() as con:
         first = {count: warm_up(con, f"m{count}", count) for count in ACTORS}
         found = [row for name in parsed.what or WHAT for row in WHAT[name](con, parsed.rows)]
-    day = time.strftime("%Y-%m-%d")
+    about = {"day": time.strftime("%Y-%m-%d"), **describe_machine("ray"), "load": os.getloadavg()[0]}
     with RESULTS.open("a", encoding="utf-8") as results:
         for row in found:
-            results.write(json.dumps({"day": day, "cores": os.cpu_count(), "load": os.getloadavg()[0], **row}) + "\n")
+            results.write(json.dumps({**about, **row}) + "\n")
     for row in found:
         if row["what"] == "scaling":
             print(

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy
 import pyarrow as pa
+from figures import describe_machine
 
 import sqlft
 from sqlft.catalog.records import KnowledgeBase
@@ -34,7 +35,7 @@ from sqlft.knowledge.search import SearchKind, SearchOptions, search_chunks
 from sqlft.knowledge.tables import table_name
 
 HANDLERS = Path(__file__).resolve().parent.parent / "tests" / "handlers"
-"""Holds `librarian`, a handler whose vectors cost next to nothing."""
+"""Holds `librarian`, a handler that makes vectors in microseconds."""
 RESULTS = Path(__file__).parent / "results" / "knowledge.jsonl"
 VOCABULARY = 30_000
 BATCH = 1000
@@ -65,7 +66,7 @@ def make_texts(given: argparse.Namespace) -> Texts:
 
 @contextmanager
 def filled(texts: Texts, found: dict[str, Any]) -> Iterator[tuple[sqlft.Connection, KnowledgeBase]]:
-    """A connection with a knowledge base whose tables are written at once; and how long its words took."""
+    """A connection, and a knowledge base written in bulk; `found` gets the seconds that its words took."""
     sys.path.insert(0, str(HANDLERS))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SQLFT_HOME"] = folder
@@ -111,7 +112,7 @@ def write_tables(con: sqlft.Connection, base: KnowledgeBase, texts: Texts, found
 
 
 def measure(action: Callable[[], object], repeat: int) -> float:
-    """The middle of some runs in seconds, after one that warms up."""
+    """The median of some runs in seconds, after one that warms up."""
     action()
     times = []
     for _ in range(repeat):
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=384, help="numbers of a vector")
     parser.add_argument("--words", type=int, default=40, help="words of a text")
     parser.add_argument("--questions", type=int, default=100, help="questions that are asked at once")
-    parser.add_argument("--repeat", type=int, default=5, help="runs of each, whose middle counts")
+    parser.add_argument("--repeat", type=int, default=5, help="how often each runs; the medians count")
     given = parser.parse_args()
     found: dict[str, Any] = {}
     texts = make_texts(given)
@@ -223,7 +224,8 @@ def main() -> None:
     measure_usearch(texts, given.repeat, found)
     print_table(found)
     line = json.dumps(
-        {"benchmark": "knowledge", **vars(given), "duckdb": duckdb, "cores": os.cpu_count()}
+        {"benchmark": "knowledge", **vars(given), "duckdb": duckdb}
+        | describe_machine("numpy", "bm25s", "usearch")
         | {"date": time.strftime("%Y-%m-%d")}
         | {name: float(f"{seconds:.4g}") for name, seconds in found.items()}
     )

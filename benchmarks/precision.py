@@ -18,10 +18,10 @@ import math
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from figures import describe_machine
 from recipe import rows
 
 WAYS = ("transformers:f32", "transformers:bf16", "llama.cpp:f32", "llama.cpp:f16", "llama.cpp:bf16", "llama.cpp:q8_0")
@@ -136,16 +136,12 @@ def line(m: dict[str, Any]) -> str:
 
 def keep(given: argparse.Namespace, found: dict[str, Any], texts: list[str]) -> None:
     """Append the figures and write down the texts, where that was asked for."""
-    from sqlft_local.machine import detect_machine
-
-    here = detect_machine()
-    about = {"data": given.data.parent.name, "processor": here.processor, "cores": here.cores, "features": here.flags}
-    versions = {name: version(name) for name in PACKAGES}
+    about = {"data": given.data.parent.name, **describe_machine(*PACKAGES)}
     if given.results:
         given.results.parent.mkdir(parents=True, exist_ok=True)
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
         with given.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"benchmark": "precision", **about, **rounded, **versions}) + "\n")
+            file.write(json.dumps({"benchmark": "precision", **about, **rounded}) + "\n")
     if given.answers:
         given.answers.mkdir(parents=True, exist_ok=True)
         name = found["way"].replace(":", "-")
