@@ -304,11 +304,14 @@ def _read_wanted_model(session: Session, kind: str, value: object) -> str | Mapp
 
 def _describe_base(name: str) -> Mapping[str, object]:
     """What makes a model of a base that a handler with embeddings names; NotFound if none does."""
+    known: list[str] = []
     for handler in list_handlers(Embedder):
-        if name.lower() in plugins.load_handler_class(handler).bases():
+        bases = plugins.load_handler_class(handler).bases()
+        if name.lower() in bases:
             return {"provider": handler, "model_name": name}
+        known += bases
     raise NotFound(
-        f"There is no model '{name}' for embedding_model, and no base of that name.",
+        f"There is no model '{name}' for embedding_model, and no base of that name.{did_you_mean(name, known)}",
         f"CREATE MODEL {format_name(name)} PREDICT vector USING engine = …, mode = 'embedding' makes one; "
         "embedding_model = 'minilm' takes a small one that runs here, {'provider': 'openai', 'model_name': …} another.",
     )
